@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/snapfw/snapfw/core"
+)
+
+// Exit codes of a run and of the command line.
+const (
+	ExitDone        = 0
+	ExitFailed      = 1  // and every node is up
+	ExitUsage       = 2  // the command line or the configuration
+	ExitRefused     = 3  // by a check or a judge
+	ExitLocked      = 4  // by another run
+	ExitParked      = 5  // waiting for somebody
+	ExitDown        = 10 // a node is down
+	ExitInterrupted = 130
+)
+
+// Outcome is how a run ended in this process.
+type Outcome struct {
+	Exit   int
+	Err    error // nil when Exit is 0
+	Closed bool  // nothing is left to carry on
+}
+
+// runFailed journals what keeps the whole run from going on. "Not now" is no failure.
+func (r *Run) runFailed(m move, err error) error {
+	if reason, skip := core.IsSkip(err); skip {
+		return errors.Join(err, r.fact(factSkipped, "", "", reason))
+	}
+	if r.interrupted(err) {
+		return err
+	}
+	return errors.Join(err, r.fact(factFailed, "", "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
+}
+
+// nodeFailed journals what keeps a node from going on. Being put back to look again is not
+// that yet, "not now" neither, and a node that is captured is carried on later when somebody gave the run up.
+func (r *Run) nodeFailed(n *Node, m move, err error) error {
+	err = fmt.Errorf("%s: %w", n.Name, err)
+	if errors.Is(err, errAgain) && n.Plans < 3 {
+		return err
+	}
+	if reason, skip := core.IsSkip(err); skip {
+		return errors.Join(err, r.fact(factSkipped, n.Name, "", reason))
+	}
+	var away unreachable
+	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) {
+		return err
+	}
+	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
+}
+
+// takeNode walks the wave's moves for a node, again where a step wants the node put back and looked at
+// again: it did not stop cleanly and needs to repair itself.
+func (r *Run) takeNode(ctx context.Context, n *Node, moves []move) {
+	for {
+		err := r.walkNode(ctx, n, moves)
+		if !errors.Is(err, errAgain) || n.Failed != nil {
+			return
+		}
+		r.View.Note(n.Name, fmt.Sprintf("%v: it was put back and is looked at again", err))
+		if n.Unwell != nil {
+			r.nodeFailed(n, moves[0], errors.New(n.Unwell.Err))
+			return
+		}
+		look := slices.DeleteFunc(scoped(each), func(m move) bool { return !m.plan })
+		if r.walkNode(ctx, n, look) != nil {
+			return
+		}
+	}
+}
+
+func (r *Run) interrupted(err error) bool {
+	return r.ctx.Err() != nil || errors.Is(err, context.Canceled)
+}
+
+func isRefused(err error) bool {
+	var refused *RefusedError
+	return errors.As(err, &refused)
+}
+
+// untouched tells whether no node was stopped or changed by this run.
+func (r *Run) untouched() bool {
+	return !slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return !n.Stopped.IsZero() || n.Captured })
+}
+
+// over tells whether nothing is left to do for a node.
+func (r *Run) over(n *Node) bool {
+	if n.Down() || n.Armed {
+		return false
+	}
+	return !n.Captured || n.Failed != nil || n.Promoted || !r.publishes() && n.Sealed
+}
+
+// release gives back what the run holds: the copy on the host (it stays where the run publishes
+// nothing: it is the result), what the host remembers, the locks. For a node that is to be carried on
+// everything but the locks stays.
+func (r *Run) release(ctx context.Context) error {
+	var errs []error
+	clean := map[core.Addr]bool{}
+	for _, n := range r.state.Nodes {
+		if !n.Touched {
+			continue
+		}
+		if _, seen := clean[n.Addr]; !seen {
+			clean[n.Addr] = true
+		}
+		if !r.over(n) {
+			clean[n.Addr] = false
+			r.pause(ctx, n)
+			continue
+		}
+		if n.Released {
+			continue
+		}
+		if err := r.releaseNode(ctx, n); err != nil {
+			r.View.Note(n.Name, fmt.Sprintf("clean up: %v", err))
+			errs = append(errs, r.note(n.Name, "clean up: %v", err))
+		}
+	}
+	for addr, ok := range clean {
+		if !ok {
+			continue
+		}
+		if m, err := r.Machine(ctx, addr, r.Driver); err == nil {
+			if err := m.Forget(ctx, r.ID); err != nil {
+				r.View.Note("", fmt.Sprintf("clean up %s: %v", m, err))
+			}
+		}
+	}
+	r.unlock()
+	return errors.Join(errs...)
+}
+
+// pause ends the upload of a run that somebody gave up and may carry on later.
+func (r *Run) pause(ctx context.Context, n *Node) {
+	if r.ctx.Err() == nil || n.Down() {
+		return
+	}
+	m, err := r.machine(ctx, n)
+	if err == nil {
+		err = m.EndJobs(ctx, r.ID+"/"+n.Name)
+	}
+	if err != nil {
+		r.View.Note(n.Name, fmt.Sprintf("end what is running there: %v", err))
+	}
+}
+
+func (r *Run) releaseNode(ctx context.Context, n *Node) error {
+	keep := n.Captured && !r.publishes() && n.Failed == nil
+	m, err := r.machine(ctx, n)
+	if err != nil {
+		return err
+	}
+	for i := len(n.Debts) - 1; i >= 0; i-- {
+		d := n.Debts[i]
+		if keep {
+			if err := r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "kept"}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.payDebt(ctx, m, n, d); err != nil {
+			return err
+		}
+	}
+	if keep {
+		if err := r.fact(factKept, n.Name, "", nil); err != nil {
+			return err
+		}
+	}
+	return r.fact(factReleased, n.Name, "", nil)
+}
+
+func (r *Run) unlock() {
+	for i := len(r.unlocks) - 1; i >= 0; i-- {
+		r.unlocks[i]()
+	}
+	r.unlocks = nil
+}
+
+// announce tells people how it ended. It never fails the run.
+func (r *Run) announce(ctx context.Context) error {
+	for _, n := range r.state.Nodes {
+		if n.Failed != nil && !r.wasTold(NewsFailed, n.Name) {
+			kind := NewsFailed
+			if n.Failed.Refused {
+				kind = NewsRefused
+			}
+			r.tell(ctx, News{kind, r.ID, n.Name, n.Failed.Move + ": " + n.Failed.Err})
+		}
+		if n.Promoted {
+			r.tell(ctx, News{NewsDone, r.ID, n.Name, fmt.Sprintf("%s is published at %s", n.Name, n.Uploaded.Prefix)})
+		}
+	}
+	if f := r.state.Failed; f != nil {
+		kind := NewsFailed
+		if f.Refused {
+			kind = NewsRefused
+		}
+		r.tell(ctx, News{kind, r.ID, "", f.Move + ": " + f.Err})
+	}
+	return nil
+}
+
+func (r *Run) tell(ctx context.Context, n News) {
+	r.mu.Lock()
+	r.told[n.Kind+" "+n.Node] = true
+	r.mu.Unlock()
+	if r.Tell != nil {
+		r.Tell(ctx, n)
+	}
+}
+
+func (r *Run) wasTold(kind, node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told[kind+" "+node]
+}
+
+// close writes how the run ended, unless something is left to carry on.
+func (r *Run) close(ctx context.Context, err error) Outcome {
+	out := r.outcome(ctx, err)
+	if slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return !r.over(n) }) {
+		return out
+	}
+	c := Closed{Exit: out.Exit}
+	if out.Err != nil {
+		c.Err = out.Err.Error()
+	}
+	if ferr := r.fact(factClosed, "", "", c); ferr != nil {
+		return Outcome{Exit: ExitFailed, Err: errors.Join(out.Err, ferr)}
+	}
+	out.Closed = true
+	return out
+}
+
+// outcome finds the exit code: the worst thing that an operator has to know comes first.
+func (r *Run) outcome(ctx context.Context, err error) Outcome {
+	errs := []error{err}
+	down, failed, refused, unwell := false, false, false, false
+	for _, n := range r.state.Nodes {
+		if n.Unwell != nil {
+			unwell = true
+			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.Unwell.Err))
+		}
+		down = down || n.Down()
+		if n.Failed != nil {
+			failed = true
+			refused = refused || n.Failed.Refused
+			if err == nil {
+				errs = append(errs, errors.New(n.Failed.Err))
+			}
+		}
+	}
+	all := errors.Join(errs...)
+	var locked *LockedError
+	_, skip := core.IsSkip(err)
+	switch {
+	case down:
+		return Outcome{Exit: ExitDown, Err: errors.Join(errors.New("a node is down: `snapfw up` tries to start it"), all)}
+	case ctx.Err() != nil:
+		return Outcome{Exit: ExitInterrupted, Err: errors.Join(errors.New("interrupted"), all)}
+	case errors.As(err, &locked):
+		return Outcome{Exit: ExitLocked, Err: all}
+	case fieldErrors(err):
+		return Outcome{Exit: ExitUsage, Err: err}
+	case isRefused(err) || refused && r.untouched():
+		return Outcome{Exit: ExitRefused, Err: all}
+	case skip:
+		return Outcome{Exit: ExitDone, Err: err}
+	case err != nil || failed || unwell:
+		return Outcome{Exit: ExitFailed, Err: all}
+	case !r.dry && slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return !r.over(n) }):
+		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("a machine could not be reached; the copy is whole: `snapfw resume %s` carries on", r.ID)}
+	}
+	return Outcome{Exit: ExitDone}
+}
+
+func fieldErrors(err error) bool {
+	var fe core.FieldErrors
+	return errors.As(err, &fe)
+}

@@ -1,0 +1,396 @@
+// Package engine is the order of a run: a value that can be read, [order], and the few moves
+// that it names. A run is what its journal says is not done, so there is no code for
+// resuming: another process folds the facts into a [State] and walks the same order again.
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/journal"
+	"github.com/snapfw/snapfw/core/internal/manifest"
+)
+
+// move is one line of the order.
+type move struct {
+	name  string
+	scope scope
+	node  func(*Run, context.Context, *Node) error // scopes each, wave and tail
+	run   func(*Run, context.Context) error        // scopes once and last
+	// always: also after an earlier move of its node failed, and on a context that
+	// ignores that the run was given up.
+	always bool
+	plan   bool // it is part of `snapfw plan`, which changes nothing
+}
+
+type scope int
+
+const (
+	once scope = iota // for the run
+	each              // for every node, side by side
+	wave              // for every node of a wave, side by side, one wave after the other
+	tail              // for a node as soon as it is captured, while others are being captured still
+	last              // for the run, whatever happened
+)
+
+// order is what a run does. Until "arm the node's own way back" no node is touched, and whatever is
+// wrong by then, on any node, ends the run with every node as it was. The copies' room is made on all
+// nodes before the first is stopped, so that a full disk on one of them is no surprise
+// after another was stopped.
+var order = []move{
+	{"lock the chain", once, nil, (*Run).lock, false, false},
+	{"name the nodes", once, nil, (*Run).name, false, true},
+	{"look at every node", each, (*Run).look, nil, false, true}, // not healthy: refuse, or skip if it is only not now
+	{"lock every node", each, (*Run).lockNode, nil, false, false},
+	{"write the plan down", each, (*Run).plan, nil, false, true},  // `snapfw plan` stops here and prints it
+	{"try every sink", each, (*Run).preflight, nil, false, false}, // from the hosts, with the real upload command
+	{"make room", each, (*Run).prepare, nil, false, false},
+
+	{"arm the node's own way back", wave, (*Run).arm, nil, false, false},
+	{"make the data stand still", wave, (*Run).freeze, nil, false, false},
+	{"take the copy", wave, (*Run).capture, nil, false, false},
+	{"let the node go", wave, (*Run).thaw, nil, true, false},
+	{"see that it came back", wave, (*Run).healthy, nil, true, false},
+
+	{"seal the copy", tail, (*Run).seal, nil, false, false},
+	{"upload", tail, (*Run).upload, nil, false, false},
+	{"check what arrived", tail, (*Run).verify, nil, false, false}, // in the storage
+
+	{"prove it", each, (*Run).prove, nil, false, false},                // through the address consumers use
+	{"point consumers at it", once, nil, (*Run).promote, false, false}, // the commit: one small Put a pointer
+	{"delete what is too old", once, nil, (*Run).prune, false, false},
+	{"clean up", last, nil, (*Run).release, false, false},     // the linked copy goes: it pins deleted tables
+	{"tell people", last, nil, (*Run).announce, false, false}, // never fails the run
+}
+
+// Settings is what an operator decides for a chain.
+type Settings struct {
+	Publish      bool
+	MaxDown      time.Duration // where a plan says none
+	Lease        time.Duration // of a guard and of the locks
+	Margin       time.Duration // that the guard waits longer than snapfw
+	UndoTries    time.Duration // how long snapfw itself tries to pay an undo before it leaves that to the guard
+	AllOrNothing bool
+	Keep         manifest.Policy
+	UploadRate   int64
+	Transfers    int
+	UploadTries  int
+	Nice         int
+	Idle         bool
+}
+
+// Deps is what a run stands on.
+type Deps struct {
+	Version  string
+	Chain    core.Chain
+	Driver   string          // the plugin's name: whose "@self" a plan means
+	Config   json.RawMessage // the driver's part of the configuration
+	Sink     *Sink           // nil: nothing is published
+	Machine  func(ctx context.Context, addr core.Addr, plugin string) (Machine, error)
+	Journals journal.FS
+	// LockChain locks a chain on this machine; it fails with a *LockedError.
+	LockChain func(ctx context.Context, chain, run string) (unlock func(), err error)
+	Held      func(chain, node string) (until time.Time, held bool) // snapfw hold
+	Tell      func(ctx context.Context, n News)
+	View      View
+	Clock     Clock
+	Settings  Settings
+}
+
+// Run is one run in this process.
+type Run struct {
+	ID string
+	Deps
+
+	ctx     context.Context // the run's own; ends when somebody gives it up
+	journal *journal.Journal
+	mu      sync.Mutex // guards state
+	state   *State
+	resumed bool
+	dry     bool
+	locked  bool     // the chain is
+	unlocks []func() // paid in reverse by release
+	told    map[string]bool
+}
+
+// New begins a run: its journal is made and says what was asked for.
+func New(d Deps, id string, begun Begun) (*Run, error) {
+	r, facts, err := open(d, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(facts) > 0 {
+		r.journal.Close()
+		return nil, fmt.Errorf("a run %s exists already", id)
+	}
+	return r, r.fact(factBegun, "", "", begun)
+}
+
+// Resume opens a run that is not closed, to carry on from what its journal says.
+func Resume(d Deps, id string) (*Run, error) {
+	r, facts, err := open(d, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(facts) == 0 || r.state.Closed != nil {
+		r.journal.Close()
+		return nil, fmt.Errorf("run %s is over: there is nothing to carry on", id)
+	}
+	r.resumed = true
+	r.Settings.Publish = r.state.Begun.Publish
+	return r, r.fact(factOnward, "", "", nil)
+}
+
+func open(d Deps, id string) (*Run, []journal.Fact, error) {
+	if d.Clock == nil {
+		d.Clock = wallClock{}
+	}
+	if d.View == nil {
+		d.View = unseen{}
+	}
+	j, facts, err := journal.Open(d.Journals, id, d.Clock.Now)
+	if err != nil {
+		return nil, nil, err
+	}
+	state, err := Fold(id, facts)
+	if err != nil {
+		j.Close()
+		return nil, nil, fmt.Errorf("read the journal of %s: %w", id, err)
+	}
+	return &Run{ID: id, Deps: d, journal: j, state: state, told: map[string]bool{}}, facts, nil
+}
+
+// State is the run as it is now. It is not to be changed, and only whole after Go.
+func (r *Run) State() *State { return r.state }
+
+// Go walks the order and returns how the run ended. A run that ended is closed in its
+// journal, but for one whose node is down or could not be reached: that one is
+// carried on by the next process, or by Pay.
+func (r *Run) Go(ctx context.Context) Outcome {
+	defer r.journal.Close()
+	r.ctx = ctx
+	err := r.walk(ctx)
+	for _, m := range order {
+		if m.scope == last {
+			r.View.Move("", m.name)
+			err = errors.Join(err, m.run(r, context.WithoutCancel(ctx)))
+		}
+	}
+	return r.close(ctx, err)
+}
+
+// Plan walks the moves that only look, and leaves a plan a node in the State.
+func (r *Run) Plan(ctx context.Context) Outcome {
+	defer r.journal.Close()
+	r.ctx, r.dry = ctx, true
+	return r.outcome(ctx, r.walk(ctx))
+}
+
+// walk runs the order's moves, group by group of one scope.
+func (r *Run) walk(ctx context.Context) error {
+	if r.resumed {
+		if err := r.leftBehind(ctx); err != nil {
+			return err
+		}
+	}
+	var tails sync.WaitGroup
+	defer tails.Wait()
+	for i := 0; i < len(order); {
+		j := i
+		for j < len(order) && order[j].scope == order[i].scope {
+			j++
+		}
+		if err := r.group(ctx, order[i:j], &tails); err != nil {
+			return err
+		}
+		i = j
+	}
+	return nil
+}
+
+func (r *Run) group(ctx context.Context, moves []move, tails *sync.WaitGroup) error {
+	switch moves[0].scope {
+	case once:
+		for _, m := range moves {
+			if r.dry && !m.plan {
+				continue
+			}
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			r.View.Move("", m.name)
+			if err := m.run(r, ctx); err != nil {
+				return r.runFailed(m, err)
+			}
+		}
+	case each:
+		for _, m := range moves {
+			if r.dry && !m.plan {
+				continue
+			}
+			if err := r.side(ctx, r.nodes(nil), []move{m}); err != nil {
+				return err
+			}
+		}
+	case wave:
+		if r.dry {
+			return nil
+		}
+		return r.waves(ctx, moves, tails)
+	case tail:
+		tails.Wait()
+	}
+	return nil
+}
+
+// waves captures the nodes wave by wave. A node's tail begins when its wave moves are done; the next
+// wave begins when every node of this one is captured.
+func (r *Run) waves(ctx context.Context, moves []move, tails *sync.WaitGroup) error {
+	r.goOn(ctx, r.nodes(nil), tails) // what an earlier process of this run captured
+	for _, nodes := range r.byWave() {
+		var captures sync.WaitGroup
+		for _, n := range nodes {
+			captures.Add(1)
+			go func() {
+				defer captures.Done()
+				r.takeNode(ctx, n, moves)
+			}()
+		}
+		captures.Wait()
+		r.goOn(ctx, nodes, tails)
+		for _, n := range nodes {
+			if !n.Captured || n.Unwell != nil {
+				return nil // the next waves are not touched; what was captured is carried on
+			}
+		}
+	}
+	return nil
+}
+
+// goOn walks the tails of the nodes that are captured, in the background.
+func (r *Run) goOn(ctx context.Context, nodes []*Node, tails *sync.WaitGroup) {
+	for _, n := range nodes {
+		if !n.Captured || n.Failed != nil {
+			continue
+		}
+		tails.Add(1)
+		go func() {
+			defer tails.Done()
+			r.walkNode(ctx, n, scoped(tail))
+		}()
+	}
+}
+
+// side walks moves for some nodes side by side. While no node has been touched an error
+// of one is the run's; afterwards it is that node's alone.
+func (r *Run) side(ctx context.Context, nodes []*Node, moves []move) error {
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = r.walkNode(ctx, n, moves)
+		}()
+	}
+	wg.Wait()
+	if moves[0].node != nil && r.untouched() {
+		return errors.Join(errs...)
+	}
+	return nil
+}
+
+// walkNode walks moves for one node; the first error is journalled as the node's failure.
+func (r *Run) walkNode(ctx context.Context, n *Node, moves []move) error {
+	var first error
+	for _, m := range moves {
+		c := ctx
+		if m.always {
+			c = context.WithoutCancel(ctx)
+		} else if first != nil || n.Failed != nil {
+			continue
+		} else if err := context.Cause(ctx); err != nil {
+			first = fmt.Errorf("%s: %w", n.Name, err)
+			continue
+		}
+		r.View.Move(n.Name, m.name)
+		if err := m.node(r, c, n); err != nil && first == nil {
+			first = r.nodeFailed(n, m, err)
+		}
+	}
+	return first
+}
+
+// nodes returns the nodes that take part, got no failure and satisfy a condition.
+func (r *Run) nodes(ok func(*Node) bool) []*Node {
+	var some []*Node
+	for _, n := range r.state.Nodes {
+		if n.Failed == nil && n.Skipped == "" && (ok == nil || ok(n)) {
+			some = append(some, n)
+		}
+	}
+	return some
+}
+
+// byWave returns the nodes that are still to be captured, in waves. A run that another process
+// began captures nobody: a node is not stopped by a run that came back days later.
+func (r *Run) byWave() [][]*Node {
+	if r.resumed {
+		return nil
+	}
+	byWave := map[int][]*Node{}
+	most := 0
+	for _, n := range r.nodes(func(n *Node) bool { return !n.Captured }) {
+		byWave[n.Wave] = append(byWave[n.Wave], n)
+		most = max(most, n.Wave)
+	}
+	var waves [][]*Node
+	for w := 0; w <= most; w++ {
+		if len(byWave[w]) > 0 {
+			waves = append(waves, byWave[w])
+		}
+	}
+	return waves
+}
+
+func scoped(s scope) []move {
+	var moves []move
+	for _, m := range order {
+		if m.scope == s {
+			moves = append(moves, m)
+		}
+	}
+	return moves
+}
+
+// fact journals and folds one fact. It returns after the fact is durable.
+func (r *Run) fact(kind, node, step string, data any) error {
+	f := journal.Fact{Time: r.Clock.Now().UTC(), Kind: kind, Node: node, Step: step}
+	if data != nil {
+		raw, err := json.Marshal(data)
+		if err != nil {
+			return fmt.Errorf("journal %s: %w", kind, err)
+		}
+		f.Data = raw
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.journal.Append(f); err != nil {
+		return err
+	}
+	return r.state.add(f)
+}
+
+func (r *Run) note(node, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	r.View.Note(node, text)
+	if node != "" {
+		text = node + ": " + text
+	}
+	return r.fact(factNote, "", "", text)
+}

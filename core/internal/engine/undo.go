@@ -1,0 +1,371 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/onhost"
+)
+
+// errVoid: the guard started the node before the copy was whole.
+var errVoid = errors.New("the guard on the host started the node again before the copy was whole: the copy is void")
+
+// guardKey is a new one for every plan: a guard that was settled is never armed again.
+func (r *Run) guardKey(n *Node) string { return fmt.Sprintf("%s.%s.%d", r.ID, n.Name, n.Plans) }
+
+// arm leaves on the node's machine what starts the node again if nobody else does: every
+// undo of Freeze, from the last step to the first.
+func (r *Run) arm(ctx context.Context, n *Node) error {
+	g := onhost.Guard{
+		Key: r.guardKey(n), Run: r.ID, Node: n.Name,
+		After: r.maxDown(n) + r.Settings.Margin, Lease: r.Settings.Lease, Reboot: !n.Plan.Returns,
+	}
+	for i := len(n.Plan.Freeze) - 1; i >= 0; i-- {
+		if u := n.Plan.Freeze[i].Undo; u != nil {
+			job := r.job(n, *u)
+			job.ID = fmt.Sprintf("%s/%s/guard.%s/1", r.ID, n.Name, slug(n.Plan.Freeze[i].Name))
+			g.Undo = append(g.Undo, job)
+		}
+	}
+	if len(g.Undo) == 0 {
+		return nil
+	}
+	m, err := r.machine(ctx, n)
+	if err != nil {
+		return err
+	}
+	// Owed before it is armed: a guard that nobody remembers would stay.
+	if err := r.fact(factArmed, n.Name, "", g.Key); err != nil {
+		return err
+	}
+	st, err := m.Arm(ctx, g)
+	if err != nil {
+		return fmt.Errorf("arm the guard: %w", err)
+	}
+	if st.State != onhost.Armed {
+		return fmt.Errorf("arm the guard: it is %s", st.State)
+	}
+	if st.Note != "" {
+		return r.note(n.Name, "guard: %s", st.Note)
+	}
+	return nil
+}
+
+func (r *Run) maxDown(n *Node) time.Duration {
+	if n.Plan.MaxDown > 0 && (r.Settings.MaxDown == 0 || n.Plan.MaxDown < r.Settings.MaxDown) {
+		return n.Plan.MaxDown
+	}
+	return r.Settings.MaxDown
+}
+
+// watch renews the guard's lease until stop is called, and ends the returned context when
+// the guard has fired or the node was down for as long as it may be.
+func (r *Run) watch(ctx context.Context, n *Node) (context.Context, func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	limit := r.maxDown(n)
+	tick := r.Settings.Lease / 3
+	go func() {
+		for {
+			left := limit - r.Clock.Now().Sub(n.Stopped)
+			if left <= 0 {
+				end(fmt.Errorf("the node was down for %s, as long as it may be (max_downtime)", limit))
+				return
+			}
+			if r.Clock.Sleep(ctx, min(tick, left)) != nil {
+				return
+			}
+			if r.fired(ctx, n) {
+				end(errVoid)
+				return
+			}
+		}
+	}()
+	return ctx, func() { end(nil) }
+}
+
+// fired renews the guard's lease and tells whether it has fired. A machine that can't
+// be asked just now says nothing: if that lasts, the guard fires and the job reports it.
+func (r *Run) fired(ctx context.Context, n *Node) bool {
+	if !n.Armed {
+		return false
+	}
+	ask, cancel := context.WithTimeout(ctx, r.Settings.Lease/2)
+	defer cancel()
+	m, err := r.machine(ask, n)
+	if err != nil {
+		return false
+	}
+	st, err := m.Renew(ask, r.guardKey(n))
+	return err == nil && (st.State == onhost.Fired || st.State == onhost.Returned)
+}
+
+// thaw pays the undo of Freeze, whatever happened. It is right also when nothing was frozen.
+func (r *Run) thaw(ctx context.Context, n *Node) error {
+	if !n.Owes(phaseFreeze) && !n.Armed {
+		return nil
+	}
+	renew, stop := context.WithCancel(ctx)
+	go r.every(renew, r.Settings.Lease/3, func() { r.fired(renew, n) })
+	defer stop()
+	if err := r.pay(ctx, n); err != nil {
+		r.tell(ctx, News{NewsDown, r.ID, n.Name, fmt.Sprintf("%s is down: %v", n.Name, err)})
+		return r.fact(factUnwell, n.Name, "", Failure{Move: "let the node go", Err: err.Error()})
+	}
+	return nil
+}
+
+// pay pays every undo of Freeze, the newest first. Once the guard has fired the debt is its own, and what it
+// paid is marked, not done again: an operator may have decided otherwise since.
+func (r *Run) pay(ctx context.Context, n *Node) error {
+	deadline := r.Clock.Now().Add(r.Settings.UndoTries)
+	wait := time.Second
+	for {
+		err := r.payOnce(ctx, n)
+		if err == nil {
+			return nil
+		}
+		if r.Clock.Now().Add(wait).After(deadline) {
+			return fmt.Errorf("%w; the guard on the host goes on trying; `snapfw up %s` tries again", err, n.Name)
+		}
+		if !r.wasTold(NewsUndoFailed, n.Name) {
+			r.tell(ctx, News{NewsUndoFailed, r.ID, n.Name, fmt.Sprintf("%s could not be started at once, it is tried again: %v", n.Name, err)})
+		}
+		r.View.Note(n.Name, fmt.Sprintf("undo: %v; tried again in %s", err, wait))
+		if err := r.Clock.Sleep(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, 30*time.Second)
+	}
+}
+
+func (r *Run) payOnce(ctx context.Context, n *Node) error {
+	m, err := r.machine(ctx, n)
+	if err != nil {
+		return err
+	}
+	if n.Armed {
+		st, err := m.Guard(ctx, r.guardKey(n))
+		if err != nil {
+			return fmt.Errorf("ask the guard: %w", err)
+		}
+		if st.State == onhost.Fired || st.State == onhost.Returned {
+			return r.paidByGuard(ctx, m, n, st)
+		}
+	}
+	if !n.Captured {
+		if err := m.EndJobs(ctx, r.ID+"/"+n.Name); err != nil {
+			return fmt.Errorf("end what is running: %w", err)
+		}
+	}
+	for i := len(n.Debts) - 1; i >= 0; i-- {
+		d := n.Debts[i]
+		if d.Phase != phaseFreeze {
+			continue
+		}
+		if err := r.payDebt(ctx, m, n, d); err != nil {
+			return err
+		}
+	}
+	if !n.Armed {
+		return nil
+	}
+	st, err := m.Disarm(ctx, r.guardKey(n))
+	if err != nil {
+		return fmt.Errorf("disarm the guard: %w", err)
+	}
+	if st.State == onhost.Fired || st.State == onhost.Returned {
+		return r.paidByGuard(ctx, m, n, st) // it fired while we paid: both undos are safe to run twice
+	}
+	return r.fact(factDisarmed, n.Name, "", st.State)
+}
+
+func (r *Run) payDebt(ctx context.Context, m Machine, n *Node, d Debt) error {
+	job := r.job(n, d.Undo)
+	if _, err := r.do(ctx, m, n, phaseUndo+"."+d.Phase+"."+d.Step, job, nil); err != nil {
+		return fmt.Errorf("undo of %q: %w", d.Step, err)
+	}
+	return r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "snapfw"})
+}
+
+// paidByGuard waits for the guard to have paid and marks the debts.
+func (r *Run) paidByGuard(ctx context.Context, m Machine, n *Node, st onhost.GuardState) error {
+	if !st.Paid {
+		return fmt.Errorf("the guard on the host has fired and is starting the node")
+	}
+	for i := len(n.Debts) - 1; i >= 0; i-- {
+		if d := n.Debts[i]; d.Phase == phaseFreeze {
+			if err := r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "guard"}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.fact(factDisarmed, n.Name, "", st.State); err != nil {
+		return err
+	}
+	r.tell(ctx, News{NewsGuardPaid, r.ID, n.Name, fmt.Sprintf("the guard on %s started %s again", m, n.Name)})
+	return r.note(n.Name, "the guard on the host started the node again")
+}
+
+// leftBehind settles what another process left: a node that is not captured is given back and closed as failed,
+// one that is captured is only let go. Nobody's node is stopped by a run that came back.
+func (r *Run) leftBehind(ctx context.Context) error {
+	if err := r.lock(ctx); err != nil {
+		return err
+	}
+	giveBack := context.WithoutCancel(ctx)
+	for _, n := range r.state.Nodes {
+		if !n.Touched {
+			continue
+		}
+		r.View.Move(n.Name, "let the node go")
+		if err := r.thaw(giveBack, n); err != nil {
+			return err
+		}
+		if !n.Stopped.IsZero() && !n.Healthy {
+			if err := r.healthy(giveBack, n); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range r.state.Nodes {
+		r.unlocks = append(r.unlocks, func() { // the process that took it is gone
+			if m, err := r.machine(giveBack, n); err == nil && m.Unlock(giveBack, r.lockName(n), r.ID) != nil {
+				r.View.Note(n.Name, "its lock stays until its lease is over")
+			}
+		})
+		if n.Captured || n.Failed != nil || n.Skipped != "" {
+			continue
+		}
+		f := Failure{Move: "take the copy", Err: "an earlier process of this run ended before the node was captured; take a new snapshot"}
+		if err := r.fact(factFailed, n.Name, "", f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Up pays every undo of Freeze that is owed, on one node or on all, sees the nodes come
+// back, and does nothing else.
+func (r *Run) Up(ctx context.Context, node string) Outcome {
+	defer r.journal.Close()
+	r.ctx = ctx
+	err := r.lock(ctx)
+	defer r.unlock()
+	if err != nil {
+		return r.outcome(ctx, err)
+	}
+	for _, n := range r.state.Nodes {
+		if node != "" && n.Name != node || !n.Down() && !n.Armed {
+			continue
+		}
+		r.View.Move(n.Name, "let the node go")
+		err = errors.Join(err, r.thaw(ctx, n), r.healthy(ctx, n))
+	}
+	return r.outcome(ctx, err)
+}
+
+// healthy waits for a node that was stopped to answer and then to move on, and measures how long it was down.
+// A node that does not is journalled and told, but what was captured of it is good.
+func (r *Run) healthy(ctx context.Context, n *Node) error {
+	if n.Stopped.IsZero() || n.Healthy {
+		return nil
+	}
+	settle := n.Plan.Settle
+	if settle == 0 {
+		settle = 10 * time.Minute
+	}
+	if n.Owes(phaseFreeze) {
+		settle = 0 // nobody could start it: one look, it may have been started by hand
+	}
+	deadline := r.Clock.Now().Add(settle)
+	wait := 200 * time.Millisecond
+	for {
+		why := r.healthyNow(ctx, n)
+		if why == nil {
+			return nil
+		}
+		var jerr journalError
+		if errors.As(why, &jerr) {
+			return why
+		}
+		if r.Clock.Now().Add(wait).After(deadline) {
+			return r.unwell(ctx, n, why, settle)
+		}
+		if err := r.Clock.Sleep(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(wait*3/2, 3*time.Second)
+	}
+}
+
+type journalError struct{ error }
+
+func (e journalError) Unwrap() error { return e.error }
+
+// healthyNow looks once: nil when the node is up, its checks are good and it has a new block.
+func (r *Run) healthyNow(ctx context.Context, n *Node) error {
+	h, err := r.host(ctx, n)
+	if err != nil {
+		return err
+	}
+	s, err := r.Chain.Status(ctx, n.Node, h)
+	if err != nil {
+		return err
+	}
+	if !s.Up {
+		return &RefusedError{refusal(n.Name, false, s.Failed(true))}
+	}
+	if n.Up == nil {
+		if err := r.fact(factUp, n.Name, "", Up{r.Clock.Now().Sub(n.Stopped)}); err != nil {
+			return journalError{err}
+		}
+		r.tell(ctx, News{NewsUp, r.ID, n.Name, fmt.Sprintf("%s is up again", n.Name)})
+	}
+	if r.ctx.Err() != nil {
+		return nil // somebody gave the run up: it is up, and nobody wants to wait for its next block
+	}
+	if bad := s.Failed(r.state.Begun.Intent.Force); len(bad) > 0 {
+		return &RefusedError{refusal(n.Name, true, bad)}
+	}
+	if n.Before != nil && s.Height <= n.Before.Height && s.Height > 0 {
+		return fmt.Errorf("no new block: height is %d, and was %d before the stop", s.Height, n.Before.Height)
+	}
+	if err := r.fact(factHealthy, n.Name, "", core.Status{Up: true, Version: s.Version, Height: s.Height, Hash: s.Hash, HeadTime: s.HeadTime}); err != nil {
+		return journalError{err}
+	}
+	return nil
+}
+
+func (r *Run) unwell(ctx context.Context, n *Node, why error, after time.Duration) error {
+	f := Failure{Move: "see that it came back", Err: fmt.Sprintf("not well %s after it was started: %v", after, why)}
+	if n.Up == nil {
+		r.tell(ctx, News{NewsDown, r.ID, n.Name, n.Name + ": " + f.Err})
+	} else {
+		r.tell(ctx, News{NewsUnwell, r.ID, n.Name, n.Name + ": " + f.Err})
+	}
+	return r.fact(factUnwell, n.Name, "", f)
+}
+
+// Cancel closes a run for good: nodes are given back, copies are dropped, nothing is promoted.
+func (r *Run) Cancel(ctx context.Context, reason string) Outcome {
+	defer r.journal.Close()
+	r.ctx = ctx
+	err := r.leftBehind(ctx)
+	if err == nil {
+		for _, n := range r.nodes(func(n *Node) bool { return !n.Promoted }) {
+			if m, merr := r.machine(ctx, n); merr == nil {
+				err = errors.Join(err, m.EndJobs(ctx, r.ID+"/"+n.Name))
+			}
+			err = errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: "cancel", Err: "cancelled: " + reason}))
+		}
+	}
+	err = errors.Join(err, r.release(ctx))
+	out := r.close(ctx, err)
+	if out.Exit == ExitFailed && err == nil {
+		return Outcome{Exit: ExitDone, Closed: out.Closed}
+	}
+	return out
+}
