@@ -25,7 +25,19 @@ func (r *Run) seal(ctx context.Context, n *Node) error {
 	if err := r.steps(ctx, n, phaseSeal, n.Plan.Seal); err != nil {
 		return err
 	}
-	return r.fact(factSealed, n.Name, "", n.Kept)
+	m, err := r.machine(ctx, n)
+	if err != nil {
+		return err
+	}
+	entries, err := r.entries(ctx, m, n)
+	if err != nil {
+		return err
+	}
+	d := Sealed{Kept: n.Kept, Files: len(entries)}
+	for _, e := range entries {
+		d.Bytes += e.Size
+	}
+	return r.fact(factSealed, n.Name, "", d)
 }
 
 // publishes tells whether this run publishes anything.

@@ -100,6 +100,13 @@ type Uploaded struct {
 	Took     time.Duration `json:"took"`
 }
 
+// Sealed is what a seal left.
+type Sealed struct {
+	Kept  map[string]string `json:"kept"`
+	Files int               `json:"files"`
+	Bytes int64             `json:"bytes"`
+}
+
 // Failure is why a node or a run got no further.
 type Failure struct {
 	Move    string `json:"move"`
@@ -145,6 +152,8 @@ type Node struct {
 	Healthy    bool
 	Unwell     *Failure
 	Sealed     bool
+	Files      int   // of the copy
+	Bytes      int64 // of the copy
 	Uploaded   *Uploaded
 	Verified   bool
 	Proved     bool
@@ -302,8 +311,11 @@ func (n *Node) add(f journal.Fact) error {
 		n.Unwell = new(Failure)
 		return decode(f, n.Unwell)
 	case factSealed:
-		n.Sealed = true
-		return decode(f, &n.Kept)
+		d := Sealed{Kept: n.Kept}
+		if err := decode(f, &d); err != nil {
+			return err
+		}
+		n.Sealed, n.Files, n.Bytes = true, d.Files, d.Bytes
 	case factUploaded:
 		n.Uploaded = new(Uploaded)
 		return decode(f, n.Uploaded)

@@ -322,7 +322,9 @@ func (r *Run) healthyNow(ctx context.Context, n *Node) error {
 		if err := r.fact(factUp, n.Name, "", Up{r.Clock.Now().Sub(n.Stopped)}); err != nil {
 			return journalError{err}
 		}
-		r.tell(ctx, News{NewsUp, r.ID, n.Name, fmt.Sprintf("%s is up again", n.Name)})
+		if r.resumed || r.wasTold(NewsUndoFailed, n.Name) || r.wasTold(NewsGuardPaid, n.Name) {
+			r.tell(ctx, News{NewsUp, r.ID, n.Name, fmt.Sprintf("%s is up again", n.Name)})
+		}
 	}
 	if r.ctx.Err() != nil {
 		return nil // somebody gave the run up: it is up, and nobody wants to wait for its next block
