@@ -23,5 +23,8 @@ build:
 	chmod 755 bin bin/* plugins.d plugins.d/snapfw-*
 	chmod 644 plugins.d/*.yaml plugins.d/SHA256SUMS
 
+demo: build
+	@examples/demo/demo.sh
+
 clean:
 	rm -rf bin $(EMBED)/snapfw-host-* plugins.d/snapfw-* plugins.d/SHA256SUMS

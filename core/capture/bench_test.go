@@ -37,16 +37,28 @@ func benchTake(b *testing.B, parent func() string, m Method) {
 			}
 			must(b, WriteList(d.list, items))
 			unix.Sync()
+			var cpu time.Duration
 			for b.Loop() {
+				cpu -= cpuTime(b)
 				d.mustTake(m)
 				b.StopTimer()
+				cpu += cpuTime(b)
 				must(b, Drop(d.to, false))
 				b.StartTimer()
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n), "µs/file")
+			// What it costs on a machine that has nothing else to do.
+			b.ReportMetric(float64(cpu.Microseconds())/float64(b.N)/float64(n), "cpu-µs/file")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// cpuTime is what this process has used of all processors.
+func cpuTime(b *testing.B) time.Duration {
+	var u unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkTake4GiB takes 4 GiB in tables of 2 MiB beside what a copy with rclone costs while the

@@ -27,6 +27,7 @@ type look struct {
 	Sharded  bool              // there is a harmony_sharddb_<shard> instead
 	Holder   *process          `json:",omitempty"` // who has the database open, where that can be seen
 	Log      *found            `json:",omitempty"` // the node's log, where one was asked for
+	Journal  bool              // the login user can read systemd's journal
 	Programs map[string]string // absolute paths of those that are there: "systemctl", "docker"
 	Unusable []string          `json:",omitempty"` // programs asked for by path that can't be run, and why
 }
@@ -41,7 +42,7 @@ type found struct {
 	Inode uint64
 }
 
-func verbLook(_ context.Context, args []string, stdout, stderr io.Writer) int {
+func verbLook(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := flags("look", stderr)
 	db := fs.String("db", "", "the database's directory")
 	log := fs.String("log", "", "the node's log")
@@ -53,6 +54,9 @@ func verbLook(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	l, err := lookAround(*db, *log, programs)
 	if err != nil {
 		return fail(stderr, err)
+	}
+	if l.Programs["systemctl"] != "" {
+		l.Journal = journalReadable(ctx)
 	}
 	return printJSON(stdout, stderr, l)
 }

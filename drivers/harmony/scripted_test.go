@@ -69,7 +69,7 @@ func (h *scripted) batch() []byte {
 }
 
 const activeUnit = "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nInvocationID=0123abcd\n" +
-	"Result=success\nExecMainCode=0\nExecMainStatus=0\nTimeoutStopUSec=1min 30s\n"
+	"Result=success\nExecMainCode=0\nExecMainStatus=0\nWantedBy=multi-user.target\nRequiredBy=\n"
 
 const runningContainer = `[{"Id":"c0ffee","State":{"Running":true,"ExitCode":0,"StartedAt":"2026-11-21T19:00:00.1Z"},
  "Config":{"StopSignal":"SIGTERM"},"HostConfig":{"RestartPolicy":{"Name":"always"}},"Name":"/hmy"}]`

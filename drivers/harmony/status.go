@@ -235,6 +235,10 @@ func launchCheck(s spec, e scene) core.Check {
 		c.Got = fmt.Sprintf("%s, %s", e.Unit["LoadState"], e.Unit["ActiveState"])
 		c.OK = e.Unit["LoadState"] == "loaded" && e.Unit["ActiveState"] == "active" && e.Unit["InvocationID"] != ""
 		c.Fix = "name the unit that runs the node as service, or use container or commands"
+		if c.OK && !remembered(e.Unit) && !e.Look.Journal {
+			c.OK, c.Got = false, "active, but systemd forgets how it ended as soon as it is stopped, since nothing wants it"
+			c.Fix = "enable the unit (systemctl enable " + s.Run.Service + "), or let the login user read the journal (group systemd-journal)"
+		}
 	case s.Run.Container != "":
 		c.Name, c.Want = "container", s.Run.Container+" is running"
 		c.OK = e.Container.State.Running

@@ -57,6 +57,9 @@ func TestStatusChecks(t *testing.T) {
 		{name: "another owner", check: "database", safe: true, more: `,"owner":"root"`},
 		{name: "no systemctl", check: "service", safe: true, change: func(h *scripted) { h.look.Programs = nil }},
 		{name: "inactive unit", check: "service", safe: true, change: func(h *scripted) { h.unit = "LoadState=not-found\nActiveState=inactive\n" }},
+		{name: "forgotten unit", check: "service", safe: true, change: func(h *scripted) {
+			h.unit = strings.Replace(h.unit, "multi-user.target", "", 1)
+		}},
 		{name: "dead container", check: "container", safe: true, more: `,"container":"hmy"`, change: func(h *scripted) {
 			h.inspect = strings.Replace(h.inspect, `"Running":true`, `"Running":false`, 1)
 		}},

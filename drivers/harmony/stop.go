@@ -87,7 +87,7 @@ func verbStopped(ctx context.Context, args []string, _, stderr io.Writer) int {
 type unit struct{ Name, Systemctl, Invocation string }
 
 var unitProperties = []string{
-	"LoadState", "ActiveState", "UnitFileState", "InvocationID", "Result", "ExecMainCode", "ExecMainStatus", "TimeoutStopUSec",
+	"LoadState", "ActiveState", "UnitFileState", "InvocationID", "Result", "ExecMainCode", "ExecMainStatus", "WantedBy", "RequiredBy",
 }
 
 func showUnit(systemctl, name string) []string {
@@ -135,6 +135,15 @@ func (u unit) stopped(ctx context.Context) error {
 		return fmt.Errorf("%s ended with Result=%s, ExecMainStatus=%s: %w", u.Name, p["Result"], p["ExecMainStatus"], errDirty)
 	}
 	return nil
+}
+
+// remembered tells whether systemd will still know, after the stop, how the unit ended.
+func remembered(p map[string]string) bool { return p["WantedBy"] != "" || p["RequiredBy"] != "" }
+
+// journalReadable tells whether whoever asks may read what systemd itself writes.
+func journalReadable(ctx context.Context) bool {
+	out, err := exec.CommandContext(ctx, "journalctl", "-q", "--no-pager", "-o", "json", "-n", "1", "_PID=1").Output()
+	return err == nil && len(bytes.TrimSpace(out)) > 0
 }
 
 // unitSucceeded is the MESSAGE_ID of systemd's journal entry for a unit that ended well

@@ -33,7 +33,7 @@ type File struct {
 
 // Binary is one program for the architectures that it was built for: what "@self" means.
 type Binary struct {
-	Name  string          // of [A-Za-z0-9._-]: "snapfw-harmony"
+	Name  string          // of [A-Za-z0-9._-]: "snapfw-example"
 	Files map[string]File // by "linux/amd64"
 }
 

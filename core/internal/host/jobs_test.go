@@ -25,7 +25,7 @@ func jobOf(id string, argv ...string) testJob {
 
 func (j testJob) as(user string) onhost.Job { j.User = user; return j.Job }
 
-// gate is a job that runs until its file appears, and counts its starts.
+// gateJob is a job that runs until its file appears, and counts its starts.
 func gateJob(t *testing.T, id string) (job onhost.Job, started func() int, open func()) {
 	dir := t.TempDir()
 	text := fmt.Sprintf(`echo x >>%[1]s/starts; while [ ! -e %[1]s/open ]; do sleep 0.02; done; echo done`, dir)
@@ -151,7 +151,7 @@ func TestJobGoesOnWithoutUs(t *testing.T) {
 
 func TestEndJobs(t *testing.T) {
 	everywhere(t, func(t *testing.T, m *Machine, _ *sshdtest.Server) {
-		job := jobOf("ending/n/step/1", "sleep", "1000").Job
+		job, starts, _ := gateJob(t, "ending/n/step/1")
 		ended := make(chan onhost.Result, 1)
 		go func() {
 			res, err := m.Job(testContext(t), Binary{}, job, nil, nil)
@@ -160,10 +160,7 @@ func TestEndJobs(t *testing.T) {
 			}
 			ended <- res
 		}()
-		eventually(t, "the job is there", func() bool {
-			_, err := os.Stat(filepath.Join(m.options.HostDir, "jobs", "ending", "n", "step", "1", "job.json"))
-			return err == nil
-		})
+		eventually(t, "the job starts", func() bool { return starts() == 1 })
 		if err := m.EndJobs(testContext(t), "ending/n"); err != nil {
 			t.Fatal(err)
 		}

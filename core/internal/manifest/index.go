@@ -63,7 +63,7 @@ var pageTemplate = template.Must(template.New("index").Funcs(template.FuncMap{
 }).Parse(page))
 
 // HTML renders index.html: one file, no scripts, nothing loaded from elsewhere, links relative to
-// where it lies. title names the place: "harmony testnet".
+// where it lies. title names the place: "somechain testnet".
 func (x Index) HTML(title string) ([]byte, error) {
 	var b bytes.Buffer
 	err := pageTemplate.Execute(&b, struct {
