@@ -214,13 +214,16 @@ func (s surveyed) owned(from string, method Method) error {
 	}
 	defer src.close()
 	for _, f := range s.files {
+		st, err := src.stat(f.name)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errIrregular) || errors.Is(err, unix.ENOTDIR) {
+			continue // the node changed it meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("look at the owner of %s: %w", f.name, err)
+		}
 		dir, file, err := src.at(f.name)
 		if err != nil {
-			continue // vanished
-		}
-		st, err := src.stat(f.name)
-		if err != nil {
-			continue
+			return err
 		}
 		if !mayRead(dir, file) || method == Link && !mayLink(dir, file, &st) {
 			return refuseOwner(f.name, &st)

@@ -11,8 +11,9 @@
 //
 // [Auto] tries, in this order, and records what it took:
 //
-//   - clone (FICLONE: xfs with reflink, btrfs). It costs microseconds a file, like a link,
-//     and shares no inode with the node: nothing that the node does later can reach it.
+//   - clone (FICLONE: xfs with reflink, btrfs). It costs two or three times what a link does,
+//     tens of microseconds a file, and shares no inode with the node: nothing that the node does
+//     later can reach it. Where that is too slow there is --method link.
 //   - link. It shares inodes with the running node. So nothing here ever writes to, chmods,
 //     chowns or sets times on a linked file, no program that could may open it, and [Seal] refuses
 //     a link whose size or time is not what [Take] saw.

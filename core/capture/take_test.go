@@ -301,8 +301,9 @@ func TestTakeKilled(t *testing.T) {
 			whole := time.Since(begun)
 			d.holds(generation(0))
 
+			const rounds = 25
 			now, killed, replaced := 0, 0, 0
-			for i := 1; i <= 40; i++ {
+			for i := 1; i <= rounds; i++ {
 				d.tables(60, generation(i))
 				cmd := child(t, "capture", "take", "--from", d.dir, "--to", d.to, "--list", d.list, "--method", string(m))
 				must(t, cmd.Start())
@@ -324,7 +325,7 @@ func TestTakeKilled(t *testing.T) {
 				}
 				d.holds(generation(now))
 			}
-			t.Logf("%d of 40 were killed, %d had replaced the copy", killed, replaced)
+			t.Logf("%d of %d were killed, %d had replaced the copy", killed, rounds, replaced)
 			if killed == 0 {
 				t.Error("not one was killed in time")
 			}

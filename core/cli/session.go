@@ -352,7 +352,7 @@ func settings(c config.Chain) engine.Settings {
 		UndoTries: 5 * time.Minute, AllOrNothing: c.AllOrNothing,
 		Keep:       manifest.Policy{Count: c.Keep.Count, Age: c.Keep.Age, Pins: c.Keep.Pins},
 		UploadRate: int64(c.Limits.UploadRate), Transfers: c.Transfers, UploadTries: 5,
-		Nice: c.Limits.Nice, Idle: c.Limits.IdleIO,
+		Nice: c.Limits.Nice, Idle: c.Limits.IdleIO, ReadRate: int64(c.Limits.ReadRate), Verify: c.Verify.String(),
 	}
 }
 

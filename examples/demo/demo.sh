@@ -27,9 +27,9 @@ run() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
 say "A network of two shards, each node with a LevelDB of its own"
 for shard in 0 1; do
 	mkdir -p "$dir/net/shard$shard/data"
-	snapfw-devnet fill --shard $shard --datadir "$dir/net/shard$shard/data/harmony_db_$shard" --blocks 500 --bytes $((48 << 20)) >/dev/null
+	snapfw-devnet fill --shard $shard --datadir "$dir/net/shard$shard/data/harmony_db_$shard" --blocks 500 --bytes $((96 << 20)) --level-size $((512 << 10)) --settle >/dev/null
 done
-snapfw-devnet up --dir "$dir/net" --shards 2 --detach -- --block-time 200ms --state-bytes 4096
+snapfw-devnet up --dir "$dir/net" --shards 2 --detach -- --block-time 200ms --state-bytes 4096 --table-size $((2 << 20)) --write-buffer $((1 << 20)) --level-size $((512 << 10))
 
 say "A bucket on loopback, which can copy inside itself"
 mkdir "$dir/bucket"

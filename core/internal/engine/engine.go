@@ -82,6 +82,8 @@ type Settings struct {
 	UploadTries  int
 	Nice         int
 	Idle         bool
+	ReadRate     int64  // bytes a second that a job reads, where it can be told
+	Verify       string // "", "full" or "sample:N": sums that are remembered are read again
 }
 
 // Deps is what a run stands on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -174,6 +175,10 @@ func (r *Run) plan(ctx context.Context, n *Node) error {
 	}
 	in := r.state.Begun.Intent
 	in.Again = n.Plans
+	if r.Settings.Verify != "" {
+		in.Args = maps.Clone(in.Args)
+		in.Args["verify"] = r.Settings.Verify
+	}
 	p, err := r.Chain.Plan(ctx, n.Node, h, in)
 	if err != nil {
 		return fmt.Errorf("plan for %s: %w", n.Name, err)

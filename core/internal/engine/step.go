@@ -7,6 +7,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,6 +109,9 @@ func (r *Run) job(n *Node, c core.Command) onhost.Job {
 		} else {
 			job.Env[k] = v
 		}
+	}
+	if r.Settings.ReadRate > 0 {
+		job.Env["SNAPFW_READ_RATE"] = strconv.FormatInt(r.Settings.ReadRate, 10)
 	}
 	slices.Sort(job.Secrets)
 	return job

@@ -33,20 +33,8 @@ func (local) exec(ctx context.Context, c command) (int, error) {
 		fmt.Fprintf(c.stderr, "%s: %s\n", c.argv[0], why)
 		return exit, nil
 	}
-	cmd := exec.Command(path, c.argv[1:]...)
-	cmd.Env = localEnv(c)
-	cmd.Dir = "/"
-	if c.home != "" {
-		cmd.Dir = c.home
-	}
-	if len(c.stdin) > 0 {
-		cmd.Stdin = bytes.NewReader(c.stdin)
-	}
-	cmd.Stdout, cmd.Stderr = c.stdout, c.stderr
-	// Ctrl-C at a terminal reaches the whole group, and what is owed must still be paid.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = 5 * time.Second // for a grandchild that keeps the output open
-	if err := startRetrying(cmd); err != nil {
+	cmd, err := startLocal(path, c)
+	if err != nil {
 		return cannotStart(c, err)
 	}
 	ended := make(chan error, 1)
@@ -95,13 +83,26 @@ func cannotStart(c command, err error) (int, error) {
 	return exit, nil
 }
 
-// startRetrying starts a program. One that was written a moment ago may be busy for as long as a child
+// startLocal starts a program. One that was written a moment ago may be busy for as long as a child
 // forked meanwhile holds the file open for writing.
-func startRetrying(cmd *exec.Cmd) error {
+func startLocal(path string, c command) (*exec.Cmd, error) {
 	for try := 0; ; try++ {
+		cmd := exec.Command(path, c.argv[1:]...) // a Cmd that did not start is never started again
+		cmd.Env = localEnv(c)
+		cmd.Dir = "/"
+		if c.home != "" {
+			cmd.Dir = c.home
+		}
+		if len(c.stdin) > 0 {
+			cmd.Stdin = bytes.NewReader(c.stdin)
+		}
+		cmd.Stdout, cmd.Stderr = c.stdout, c.stderr
+		// Ctrl-C at a terminal reaches the whole group, and what is owed must still be paid.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.WaitDelay = 5 * time.Second // for a grandchild that keeps the output open
 		err := cmd.Start()
-		if !errors.Is(err, syscall.ETXTBSY) || try == 50 {
-			return err
+		if err == nil || !errors.Is(err, syscall.ETXTBSY) || try == 50 {
+			return cmd, err
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -67,6 +67,7 @@ func nodeCommand() *cobra.Command {
 	f.IntVar(&cfg.StateBytes, "state-bytes", 16<<10, "random state a block, in bytes")
 	f.IntVar(&cfg.Look, "look-back", 300, "blocks to check when it starts")
 	f.IntVar(&cfg.Store.WriteBuffer, "write-buffer", 256<<10, "LevelDB's write buffer, in bytes: a table appears each time it is full (Harmony: 64 MiB)")
+	f.IntVar(&cfg.Store.LevelSize, "level-size", 0, "LevelDB's size of level 0, in bytes; level n holds 10^n times it (0: 10 MiB, as Harmony)")
 	f.IntVar(&cfg.Store.TableSize, "table-size", 256<<10, "LevelDB's table size, in bytes (Harmony: 2 MiB)")
 	f.BoolVar(&cfg.Store.Fsync, "fsync", false, "have LevelDB fsync its tables, as Harmony's does; without it a database survives SIGKILL, but not a power cut")
 	f.StringToStringVar(&cfg.ShardURLs, "shard-url", nil, "SHARD=URL that getShardingStructure answers instead of the network's template")
@@ -188,6 +189,8 @@ func fillCommand() *cobra.Command {
 	f.Uint64Var(&cfg.Blocks, "blocks", 100, "how many")
 	f.Int64Var(&cfg.Bytes, "bytes", 16<<20, "how many in all")
 	f.IntVar(&cfg.TableSize, "table-size", 2<<20, "size of a table, in bytes")
+	f.IntVar(&cfg.LevelSize, "level-size", 0, "size of level 0, in bytes; level n holds 10^n times it (0: 10 MiB)")
+	f.BoolVar(&cfg.Settle, "settle", false, "compact once and wait, so that later compactions leave most tables as they are")
 	c.MarkFlagRequired("datadir")
 	return c
 }

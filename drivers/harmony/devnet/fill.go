@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"time"
 
 	"github.com/syndtr/goleveldb/leveldb"
+	"github.com/syndtr/goleveldb/leveldb/util"
 )
 
 // fillConfig says how large a database to make.
@@ -16,6 +19,8 @@ type fillConfig struct {
 	Blocks    uint64
 	Bytes     int64 // of receipts, spread over the blocks
 	TableSize int
+	LevelSize int
+	Settle    bool // leave the tables where a store of some age has them, see settle
 }
 
 // fill makes a database, or makes one longer, as fast as the disk takes it: the bytes are receipts, whose keys
@@ -23,7 +28,7 @@ type fillConfig struct {
 // compacted, only moved to another level; and they go past the store's log of writes, in transactions. The
 // small keys of the blocks follow at the end.
 func fill(cfg fillConfig) (height uint64, err error) {
-	c, err := openChain(cfg.Dir, cfg.Shard, storeOptions{WriteBuffer: cfg.TableSize, TableSize: cfg.TableSize, Plain: true}, 0)
+	c, err := openChain(cfg.Dir, cfg.Shard, storeOptions{WriteBuffer: cfg.TableSize, TableSize: cfg.TableSize, LevelSize: cfg.LevelSize, Plain: true}, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +79,30 @@ func fill(cfg fillConfig) (height uint64, err error) {
 	if err := c.db.Write(small, nil); err != nil {
 		return 0, fmt.Errorf("write the blocks: %w", err)
 	}
+	if cfg.Settle {
+		return parent.Number, settle(c.db.DB, int64(cmp.Or(cfg.LevelSize, 10<<20)))
+	}
 	return parent.Number, nil
+}
+
+// settle compacts once and waits until the store has moved its tables down. Without it they all lie in the
+// upper levels, and the first compaction of a node that goes on writing rewrites every one; those
+// of an old chain lie in the lower levels, and most of them stay as they are.
+func settle(db *leveldb.DB, levelSize int64) error {
+	if err := db.CompactRange(util.Range{}); err != nil {
+		return fmt.Errorf("compact: %w", err)
+	}
+	for range 600 {
+		var st leveldb.DBStats
+		if err := db.Stats(&st); err != nil {
+			return fmt.Errorf("look at the levels: %w", err)
+		}
+		if len(st.LevelSizes) < 2 || st.LevelTablesCounts[0] == 0 && st.LevelSizes[1] <= 10*levelSize {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return errors.New("the store is still compacting after 30 s")
 }
 
 // putSmall adds to a batch what a block with these receipts consists of beside them.

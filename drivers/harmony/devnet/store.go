@@ -20,6 +20,7 @@ var errDamaged = errors.New("the database is damaged")
 type storeOptions struct {
 	WriteBuffer int
 	TableSize   int
+	LevelSize   int // of level 0; level n holds 10^n times it; 0 is LevelDB's own 10 MiB
 	ReadOnly    bool
 	MustExist   bool
 	Fsync       bool // survive a power cut too, not only the end of the process
@@ -57,6 +58,7 @@ func openStore(dir string, o storeOptions) (*store, error) {
 		Compression:            compression,
 		WriteBuffer:            o.WriteBuffer,
 		CompactionTableSize:    o.TableSize,
+		CompactionTotalSize:    o.LevelSize,
 		OpenFilesCacheCapacity: 64,
 		BlockCacheCapacity:     1 << 20,
 		ReadOnly:               o.ReadOnly,
