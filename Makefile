@@ -5,9 +5,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATIC   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 STRIP    = -ldflags "-s -w"
 EMBED    = core/internal/host/bin
-PLUGINS  = harmony rclone
 
-.PHONY: build demo test bench chaos fuzz lint clean tools
+.PHONY: build demo test bench chaos fuzz clean
 
 # build leaves bin/snapfw and, in plugins.d/, the plugins with their sums. The permissions are those
 # that the loader demands, whatever the umask.
@@ -25,6 +24,23 @@ build:
 
 demo: build
 	@examples/demo/demo.sh
+
+# test builds, installs what the tests stand on where it is missing, and tests everything but what
+# `make chaos` and `make bench` run at length.
+test: build
+	.ci/tools
+	$(GO) vet ./...
+	SNAPFW_TEST_BUILD=$(CURDIR) $(GO) test -race -timeout 30m ./...
+
+# chaos kills snapfw at every point and at every pair of points.
+chaos:
+	SNAPFW_CHAOS=1 $(GO) test -timeout 2h -v -run 'Death' ./core/internal/engine
+
+# fuzz gives every fuzz target FUZZTIME.
+FUZZTIME ?= 30s
+fuzz:
+	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+		echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
 
 clean:
 	rm -rf bin $(EMBED)/snapfw-host-* plugins.d/snapfw-* plugins.d/SHA256SUMS

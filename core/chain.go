@@ -20,7 +20,7 @@ type Plugin interface {
 
 // Description is what snapfw has to know of a plugin before it uses it.
 type Description struct {
-	Name    string // as in plugins.d: "harmony"
+	Name    string // as in plugins.d/NAME.yaml
 	Kind    string // KindChain or KindSink
 	Version string // of the plugin, for people
 	Intents []IntentInfo
@@ -37,7 +37,7 @@ type Description struct {
 	Never []string
 
 	// Programs lists what the plugin's commands run on a host and bring not
-	// along: "rclone". In an argv it is written "@program:rclone"; snapfw uses the
+	// along: "rsync". In an argv it is written "@program:rsync"; snapfw uses the
 	// host's own, else places this machine's there.
 	Programs []string
 

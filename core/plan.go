@@ -33,7 +33,7 @@ type Plan struct {
 // that of a Prepare or Capture step when the run is over, or at once when the node was not
 // captured.
 type Step struct {
-	Name string // unique in the plan, for people: "stop harmony"
+	Name string // unique in the plan, for people: "stop the node"
 	Do   Command
 	Undo *Command // owed from the moment before Do starts until Undo succeeds; right also when Do never ran or the node is up
 	Keep string   // if set, names Do's output (white space trimmed) among the run's facts: "height"

@@ -14,7 +14,7 @@ type Sink interface {
 	// Upload returns the command that copies the files of a list to a prefix. snapfw runs it
 	// on the machine that holds them, as the owner of the data, and again after a failure:
 	// it carries on from where it was, and does not succeed before every file is durable.
-	// It prints Progress lines, in bytes.
+	// It prints Progress lines, in bytes; its last line may be a Sent.
 	Upload(ctx context.Context, t Target, r UploadRequest) (Command, error)
 
 	// Put stores a small object in one go; a reader sees the old one or the new one.
@@ -68,6 +68,13 @@ type Upload struct {
 	Entry
 	Previous bool `json:"previous,omitempty"` // UploadRequest.Previous holds a file of this name, size and sum: copy it inside the storage
 	Replace  bool `json:"replace,omitempty"`  // the key is published: park it under Stage
+}
+
+// Sent is what an upload may print at its end: what really went from the host to the storage, beside what
+// the storage copied inside itself or held already.
+type Sent struct {
+	Files int   `json:"sent"`
+	Bytes int64 `json:"sent_bytes"`
 }
 
 // Object is one stored object.

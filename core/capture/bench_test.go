@@ -43,7 +43,7 @@ func benchTake(b *testing.B, parent func() string, m Method) {
 				d.mustTake(m)
 				b.StopTimer()
 				cpu += cpuTime(b)
-				must(b, Drop(d.to, false))
+				must(b, Drop(d.to, false, ""))
 				b.StartTimer()
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n), "µs/file")

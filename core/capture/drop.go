@@ -11,8 +11,9 @@ import (
 // Drop removes a copy, what Seal wrote about it, and what died in the making. Remembered sums
 // stay, and so does what others put beside it. With linkedOnly a real copy and a warm one stay too: they spare
 // the next capture the copying, while a linked or cloned one pins tables that the node
-// removes. It is no error when there is nothing.
-func Drop(to string, linkedOnly bool) error {
+// removes. With a run the copy of another run stays: an undo must not take away what was good before
+// it. It is no error when there is nothing.
+func Drop(to string, linkedOnly bool, run string) error {
 	dir, err := checkTo(to)
 	if err != nil {
 		return err
@@ -28,6 +29,9 @@ func Drop(to string, linkedOnly bool) error {
 	c, err := p.captured()
 	if err != nil && !errors.Is(err, ErrNoCopy) {
 		c = Captured{} // torn: what it describes is of no use to anybody
+	}
+	if run != "" && c.Data != 0 && c.Run != run {
+		return p.clean()
 	}
 	if err := p.drop(linkedOnly, c.Method == Copy); err != nil {
 		return fmt.Errorf("remove the copy: %w", err)

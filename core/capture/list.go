@@ -46,9 +46,12 @@ func ReadList(r io.Reader) ([]Item, error) {
 		if len(bytes.TrimSpace(sc.Bytes())) == 0 {
 			continue
 		}
-		item, err := parseItem(sc.Bytes())
-		if err != nil {
-			return nil, fmt.Errorf("live list, line %d: %w", line, err)
+		item, ok := plainItem(sc.Bytes())
+		if !ok {
+			var err error
+			if item, err = parseItem(sc.Bytes()); err != nil {
+				return nil, fmt.Errorf("live list, line %d: %w", line, err)
+			}
 		}
 		if seen[item.Name] {
 			return nil, fmt.Errorf("live list, line %d: %q is named twice", line, item.Name)
@@ -66,6 +69,37 @@ func ReadList(r io.Reader) ([]Item, error) {
 		return nil, errors.New("live list: it names no files")
 	}
 	return items, checkFolders(items, seen)
+}
+
+var (
+	itemBegin = []byte(`{"name":"`)
+	linkEnd   = []byte(`","mode":"link"}`)
+	copyEnd   = []byte(`","mode":"copy"}`)
+)
+
+// plainItem reads a line that is just as WriteList writes one, of a name that needs no escapes. It is
+// what nearly all lines are, and the node is down while they are read: decoding JSON takes
+// a sixth of the time that the link itself does. It says no to whatever else there is.
+func plainItem(line []byte) (Item, bool) {
+	name, ok := bytes.CutPrefix(line, itemBegin)
+	if !ok {
+		return Item{}, false
+	}
+	mode := ModeLink
+	if end, ok := bytes.CutSuffix(name, linkEnd); ok {
+		name = end
+	} else if name, ok = bytes.CutSuffix(name, copyEnd); ok {
+		mode = ModeCopy
+	} else {
+		return Item{}, false
+	}
+	for _, c := range name {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return Item{}, false
+		}
+	}
+	item := Item{Name: string(name), Mode: mode}
+	return item, checkName(item.Name) == nil
 }
 
 func parseItem(line []byte) (Item, error) {

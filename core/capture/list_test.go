@@ -67,7 +67,15 @@ func FuzzReadList(f *testing.F) {
 	f.Add([]byte(`{"name":"../x","mode":"copy"}`))
 	f.Add([]byte(`{"name":"a/./b","mode":"link"}`))
 	f.Add([]byte(`{"name":"/","mode":"link"}`))
+	f.Add([]byte(`{"name":"000001.ldb","mode":"link"}`))
+	f.Add([]byte(`{"name":"a","mode":"copy","mode":"link"}`))
+	f.Add([]byte(`{"name":"a\"b\\","mode":"copy"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if short, ok := plainItem(b); ok {
+			if long, err := parseItem(b); err != nil || long != short {
+				t.Errorf("%q is read as %v in short and as %v, %v in full", b, short, long, err)
+			}
+		}
 		items, err := ReadList(bytes.NewReader(b))
 		if err != nil {
 			return

@@ -8,7 +8,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,7 +149,7 @@ func (c *call) flags(verb string) *flags {
 	case "warm":
 		source()
 		effort()
-		f.set.Int64Var(&c.rate, "rate", 0, "")
+		f.set.Int64Var(&c.rate, "rate", readRate(), "")
 	case "take":
 		source()
 		effort()
@@ -155,7 +157,7 @@ func (c *call) flags(verb string) *flags {
 		f.given = append(f.given, "list")
 	case "seal":
 		effort()
-		f.set.Int64Var(&c.rate, "rate", 0, "")
+		f.set.Int64Var(&c.rate, "rate", readRate(), "")
 		f.set.StringVar(&c.sums, "sums", "", "")
 		f.set.StringVar(&c.verifyS, "verify", "", "")
 	case "drop":
@@ -164,6 +166,15 @@ func (c *call) flags(verb string) *flags {
 		return nil
 	}
 	return f
+}
+
+// readRate is the limit that snapfw sets for all of a run's jobs.
+func readRate() int64 {
+	n, err := strconv.ParseInt(os.Getenv("SNAPFW_READ_RATE"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (c *call) values() (err error) {
@@ -190,11 +201,11 @@ func (c *call) run(ctx context.Context, progress Progress) (any, error) {
 	case "warm":
 		return Warm(ctx, WarmOptions{From: c.from, To: c.to, Method: c.method, Workers: c.workers, Rate: c.rate, Progress: progress})
 	case "take":
-		return Take(ctx, TakeOptions{From: c.from, To: c.to, List: c.list, Method: c.method, Workers: c.workers, Progress: progress})
+		return Take(ctx, TakeOptions{From: c.from, To: c.to, List: c.list, Run: os.Getenv("SNAPFW_RUN"), Method: c.method, Workers: c.workers, Progress: progress})
 	case "seal":
 		return Seal(ctx, SealOptions{To: c.to, Sums: c.sums, Verify: c.verify, Workers: c.workers, Rate: c.rate, Progress: progress})
 	default: // parse lets nothing else through
-		return nil, Drop(c.to, c.linked)
+		return nil, Drop(c.to, c.linked, os.Getenv("SNAPFW_RUN"))
 	}
 }
 

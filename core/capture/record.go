@@ -35,6 +35,7 @@ type Captured struct {
 	Copied int       `json:"copied"` // files whose bytes were copied by this capture
 	Reused int       `json:"reused"` // files copied by a warm pass or an earlier capture, and unchanged since
 	From   string    `json:"from"`
+	Run    string    `json:"run,omitempty"` // that took it
 	When   time.Time `json:"when"`
 	Sealed time.Time `json:"sealed,omitzero"` // zero: not yet, its bytes may not be on the disk
 

@@ -56,7 +56,7 @@ func TestSealReadsOnlyWhatIsNew(t *testing.T) {
 		s, err = d.seal(0)
 		return err == nil && s.Read == 0
 	})
-	must(t, Drop(d.to, true))
+	must(t, Drop(d.to, true, ""))
 	d.put("000007.ldb", "a new table")
 	d.age("000007.ldb")
 	d.mustTake(Link)
@@ -131,7 +131,7 @@ func TestSealRefusesAChangedCopy(t *testing.T) {
 			file := filepath.Join(d.to, DataName, "CURRENT")
 			return errors.Join(os.Remove(file), os.Symlink("/etc/passwd", file))
 		}, "CURRENT is not in the copy"},
-		"no copy": {func(d *db) error { return Drop(d.to, false) }, "no whole copy"},
+		"no copy": {func(d *db) error { return Drop(d.to, false, "") }, "no whole copy"},
 		"a machine started anew": {func(d *db) error {
 			c, err := readCaptured(filepath.Join(d.to, CapturedName))
 			c.Boot = "another"
@@ -281,27 +281,27 @@ func TestSealIsPaced(t *testing.T) {
 
 func TestDrop(t *testing.T) {
 	d := newDB(t, t.TempDir())
-	must(t, Drop(d.to, false)) // nothing is there
+	must(t, Drop(d.to, false, "")) // nothing is there
 	d.tables(3, "one")
 	d.mustTake(Link)
 	must(t, os.WriteFile(filepath.Join(d.to, "stop.json"), []byte("a driver's own"), 0o644))
 	must(t, os.Mkdir(filepath.Join(d.to, newName), 0o755))
-	must(t, Drop(d.to, true))
+	must(t, Drop(d.to, true, ""))
 	names, err := os.ReadDir(d.to)
 	must(t, err)
 	if len(names) != 1 || names[0].Name() != "stop.json" {
 		t.Errorf("left: %v", names)
 	}
 	must(t, os.Remove(filepath.Join(d.to, "stop.json")))
-	must(t, Drop(d.to, false))
+	must(t, Drop(d.to, false, ""))
 	if _, err := os.Stat(filepath.Dir(d.to)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an empty %s is left: %v", folder, err)
 	}
 
 	c := d.mustTake(Copy)
-	must(t, Drop(d.to, true)) // a real copy stays
+	must(t, Drop(d.to, true, "")) // a real copy stays
 	d.holds("one")
-	must(t, Drop(d.to, false))
+	must(t, Drop(d.to, false, ""))
 	if _, err := Read(d.to); !errors.Is(err, ErrNoCopy) || c.Copied != 7 {
 		t.Errorf("%+v: %v", c, err)
 	}
@@ -309,5 +309,22 @@ func TestDrop(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(d.dir, fmt.Sprintf("%06d.ldb", i))); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDropLeavesTheCopyOfAnotherRun: the undo of a capture that failed must not take away the copy that an earlier
+// run left as its result.
+func TestDropLeavesTheCopyOfAnotherRun(t *testing.T) {
+	d := newDB(t, t.TempDir())
+	d.tables(3, "one")
+	_, err := Take(t.Context(), TakeOptions{From: d.dir, To: d.to, List: d.list, Method: Link, Run: "first"})
+	must(t, err)
+	must(t, Drop(d.to, true, "second"))
+	if _, err := Read(d.to); err != nil {
+		t.Fatalf("the copy of another run is gone: %v", err)
+	}
+	must(t, Drop(d.to, true, "first"))
+	if _, err := Read(d.to); !errors.Is(err, ErrNoCopy) {
+		t.Fatalf("its own drop left the copy: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ type TakeOptions struct {
 	From     string // the database's directory
 	To       string // see Dir
 	List     string // a file: the live list
+	Run      string // whose copy it is: see Drop
 	Method   Method // "" is Auto
 	Workers  int    // for real copies and clones; 0 is one a processor
 	Progress Progress
@@ -118,7 +119,9 @@ func (p *place) take(ctx context.Context, from string, items []Item, o TakeOptio
 	if err := b.build(ctx, o.Progress); err != nil {
 		return Captured{}, err
 	}
-	return p.commit(b.captured(from), b.recs)
+	c := b.captured(from)
+	c.Run = o.Run
+	return p.commit(c, b.recs)
 }
 
 // dataMode gives the copy the database's own permissions, and its owner all of them.

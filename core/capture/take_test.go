@@ -175,7 +175,7 @@ func TestTakeWantsItsOwnPlace(t *testing.T) {
 		if _, err := Take(ctx, TakeOptions{From: d.dir, To: to, List: d.list}); err == nil {
 			t.Errorf("%q was accepted as the directory of a copy", to)
 		}
-		if err := Drop(to, false); err == nil {
+		if err := Drop(to, false, ""); err == nil {
 			t.Errorf("%q was accepted as the directory of a copy to drop", to)
 		}
 	}
@@ -197,7 +197,7 @@ func TestOnlyOneAtATime(t *testing.T) {
 	if _, err := d.take(Auto); !errors.Is(err, ErrBusy) {
 		t.Errorf("take beside another: %v", err)
 	}
-	if err := Drop(d.to, false); !errors.Is(err, ErrBusy) {
+	if err := Drop(d.to, false, ""); !errors.Is(err, ErrBusy) {
 		t.Errorf("drop beside another: %v", err)
 	}
 	p.close()

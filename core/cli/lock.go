@@ -75,7 +75,7 @@ func (a *app) holdCmd() *cobra.Command {
 		Use: "hold NODE --until T", Short: "leave a node alone", Args: cobra.ExactArgs(1),
 		Long: `Leave a node alone until T: no run touches it, and none touches nodes of later waves. T is a
 time (2026-11-22T06:00:00Z), a duration from now (6h, 2d), or "now", which ends a hold.`,
-		Example: "  snapfw hold shard0 --until 6h --chain harmony\n  snapfw hold shard0 --until now",
+		Example: "  snapfw hold shard0 --until 6h --chain mychain\n  snapfw hold shard0 --until now",
 	}
 	a.chainFlag(cmd)
 	cmd.Flags().StringVar(&until, "until", "", "a time, a duration from now, or now")

@@ -31,7 +31,7 @@ func (a *app) configCmd() *cobra.Command {
 	}
 	convert := &cobra.Command{
 		Use: "convert --chain NAME", Short: "print a file of the tool that a driver replaces in today's form", Args: cobra.NoArgs,
-		Example: "  snapfw config convert --chain harmony --config testnet.json > snapfw.yaml",
+		Example: "  snapfw config convert --chain mychain --config testnet.json > snapfw.yaml",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.convertConfig(cmd) },
 	}
 	a.chainFlag(convert)
@@ -110,7 +110,7 @@ func (a *app) convertConfig(cmd *cobra.Command) error {
 		return usage("%w", err)
 	}
 	if a.chain == "" {
-		return usage("--chain says whose driver knows the file, for example --chain harmony")
+		return usage("--chain says whose driver knows the file: the name of a chain plugin (`snapfw plugin list`)")
 	}
 	path, err := config.Find(a.configPath)
 	if err != nil {

@@ -67,7 +67,7 @@ it captured is published.
 
 Exit codes: 0 done or not now, 1 failed and every node is up, 2 usage or configuration,
 3 refused by a check, 4 locked by another run, 10 a node is down, 130 interrupted.`,
-		Example: "  snapfw snapshot --chain harmony --config testnet.yaml --publish",
+		Example: "  snapfw snapshot --chain mychain --config testnet.yaml --publish",
 	}
 	a.runFlags(cmd, &q)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -65,6 +65,9 @@ func nodeSummary(n *engine.Node) NodeSummary {
 	}
 	if u := n.Uploaded; u != nil {
 		s.UploadedFiles, s.UploadedBytes = u.NewFiles, u.NewBytes
+		if u.Sent != nil {
+			s.UploadedFiles, s.UploadedBytes = u.Sent.Files, u.Sent.Bytes
+		}
 		if n.Promoted {
 			s.Published = u.Prefix
 		}

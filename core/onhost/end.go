@@ -18,7 +18,8 @@ type placed struct {
 	dir string
 }
 
-// jobsOf finds the registered jobs under RUN or RUN/NODE.
+// jobsOf finds the jobs under RUN or RUN/NODE: those that are registered, and those that are claimed
+// only, whose Job may be empty but for its ID.
 func jobsOf(root, under string) ([]placed, error) {
 	top := filepath.Join(root, "jobs", under)
 	var jobs []placed
@@ -29,12 +30,15 @@ func jobsOf(root, under string) ([]placed, error) {
 		if err != nil {
 			return err
 		}
-		if d.Name() != fileJob {
+		if d.Name() != fileClaim {
 			return nil
 		}
 		p := placed{dir: filepath.Dir(path)}
-		if err := readJSON(path, &p.Job); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := readJSON(inDir(p.dir, fileJob), &p.Job); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		if p.ID == "" {
+			p.ID, _ = filepath.Rel(filepath.Join(root, "jobs"), p.dir)
 		}
 		jobs = append(jobs, p)
 		return nil
@@ -98,25 +102,55 @@ func endAll(jobs []placed, most time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// jobEnd ends the jobs of a RUN or of a RUN/NODE that are running, and prints a Result for each.
+// jobEnd ends the jobs of a RUN or of a RUN/NODE that are running, and prints a Result for each. Those
+// that are claimed and not started yet never start; neither does one that a guard of these nodes
+// covers and that is claimed later: a "job run" may be under way still. Undos have no guard.
 func jobEnd(c *call) error {
+	if err := c.want("RUN"); err != nil {
+		return err
+	}
+	run, node, _ := strings.Cut(c.args[0], "/")
+	merr := endGuarded(c.root, run, node) // before the jobs are looked for: each of them sees one of the two marks
 	jobs, err := c.jobsOfRun(2)
 	if err != nil {
 		return err
 	}
 	var live []placed
 	for _, j := range jobs {
-		if j.runs() {
+		var terr error
+		if !exists(inDir(j.dir, fileStatus)) {
+			terr = touch(inDir(j.dir, fileEnd))
+		}
+		if j.runs() { // looked at after the mark: one that registers later sees it
 			live = append(live, j)
+		} else {
+			merr = errors.Join(merr, terr)
 		}
 	}
-	err = endAll(live, 0)
+	err = errors.Join(merr, endAll(live, 0))
 	for _, j := range live {
 		r, done, rerr := result(j.dir)
 		if rerr == nil && !done {
 			r = Result{ID: j.ID, Exit: -1, Stuck: true, Ended: time.Now(), Err: "its end was asked for and its grace is over"}
 		}
 		err = errors.Join(err, rerr, c.print(r))
+	}
+	return err
+}
+
+// endGuarded marks the guards of a run, or of one of its nodes, as they are armed now.
+func endGuarded(root, run, node string) error {
+	keys, err := os.ReadDir(filepath.Join(root, "guard"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, k := range keys {
+		dir, _ := guardNow(root, k.Name())
+		var g armedGuard
+		if dir == "" || readJSON(inDir(dir, fileGuard), &g) != nil || g.Run != run || node != "" && g.Node != node {
+			continue
+		}
+		err = errors.Join(err, touch(inDir(dir, fileEnded)))
 	}
 	return err
 }

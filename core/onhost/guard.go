@@ -23,6 +23,7 @@ const (
 	filePaid  = "paid"       // every undo has exited 0
 	fileStop  = "stop"       // snapfw pays itself: no more tries
 	fileNote  = "note"       // what the operator should know
+	fileEnded = "ended"      // somebody asked for the end of the node's jobs: none of the guard's starts any more
 )
 
 // armedGuard is what guard.json says.

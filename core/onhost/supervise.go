@@ -149,12 +149,17 @@ func (w *work) allowed() error {
 			w.res.Void = true
 			return fmt.Errorf("guard %s is not armed but %s: nothing was started", w.job.Guard, state)
 		}
+		if exists(inDir(dir, fileEnded)) {
+			return errEnded
+		}
 	}
 	if exists(inDir(w.dir, fileEnd)) {
-		return errors.New("its end was asked for before it started")
+		return errEnded
 	}
 	return nil
 }
+
+var errEnded = errors.New("its end was asked for before it started")
 
 // watch waits for the child; it reads along, and asks it to end when its time is up or
 // somebody wants it to.

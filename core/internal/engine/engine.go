@@ -261,10 +261,10 @@ func (r *Run) waves(ctx context.Context, moves []move, tails *sync.WaitGroup) er
 			go func() {
 				defer captures.Done()
 				r.takeNode(ctx, n, moves)
+				r.goOn(ctx, []*Node{n}, tails)
 			}()
 		}
 		captures.Wait()
-		r.goOn(ctx, nodes, tails)
 		for _, n := range nodes {
 			if !n.Captured || n.Unwell != nil {
 				return nil // the next waves are not touched; what was captured is carried on

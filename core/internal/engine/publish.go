@@ -61,7 +61,7 @@ func (r *Run) preflight(ctx context.Context, n *Node) error {
 	if err := m.Write(ctx, n.Plan.Owner, path.Join(dir, name), bytes.NewReader(body)); err != nil {
 		return fmt.Errorf("write the probe file: %w", err)
 	}
-	if err := r.send(ctx, m, n, "preflight", dir, prefix, "", []core.Upload{{Entry: entry}}); err != nil {
+	if _, err := r.send(ctx, m, n, "preflight", dir, prefix, "", []core.Upload{{Entry: entry}}); err != nil {
 		return fmt.Errorf("try sink %s from %s: %w", r.Sink.Name, m, err)
 	}
 	got, _, err := r.Sink.Get(ctx, r.Sink.Target, prefix+"/"+name)
@@ -107,27 +107,28 @@ func (r *Run) upload(ctx context.Context, n *Node) error {
 	}
 	began := r.Clock.Now()
 	uploads := manifest.Same(previous, entries)
-	if err := r.send(ctx, m, n, "entries", n.Plan.Data, prefix, previous.Prefix, uploads); err != nil {
+	sent, err := r.send(ctx, m, n, "entries", n.Plan.Data, prefix, previous.Prefix, uploads)
+	if err != nil {
 		return err
 	}
 	w := manifest.Sum(uploads)
 	return r.fact(factUploaded, n.Name, "", Uploaded{
 		Prefix: prefix, Pointer: n.Plan.Publish.Pointer,
-		Files: len(entries), Bytes: w.NewBytes + w.CopiedBytes, NewFiles: w.NewFiles, NewBytes: w.NewBytes,
+		Files: len(entries), Bytes: w.NewBytes + w.CopiedBytes, NewFiles: w.NewFiles, NewBytes: w.NewBytes, Sent: sent,
 		Took: r.Clock.Now().Sub(began),
 	})
 }
 
 // send writes the list of uploads on the host and runs the sink's command there, again
-// after a failure: it carries on from where it was.
-func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, previous string, uploads []core.Upload) error {
+// after a failure: it carries on from where it was. It returns what the command says it sent, if it does.
+func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, previous string, uploads []core.Upload) (*core.Sent, error) {
 	list := path.Join(path.Dir(n.Plan.Data), what+".upload.jsonl")
 	var body bytes.Buffer
 	if err := manifest.WriteUploads(&body, uploads); err != nil {
-		return err
+		return nil, err
 	}
 	if err := m.Write(ctx, n.Plan.Owner, list, &body); err != nil {
-		return fmt.Errorf("write the list of uploads: %w", err)
+		return nil, fmt.Errorf("write the list of uploads: %w", err)
 	}
 	target := r.Sink.Target
 	target.Secrets = nil // the command names them; the values go to the host alone
@@ -136,10 +137,10 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, p
 		Rate: r.Settings.UploadRate, Transfers: r.Settings.Transfers,
 	})
 	if err != nil {
-		return fmt.Errorf("ask sink %s how to upload: %w", r.Sink.Name, err)
+		return nil, fmt.Errorf("ask sink %s how to upload: %w", r.Sink.Name, err)
 	}
 	if err := checkCommand("sink "+r.Sink.Name+": upload", cmd, false); err != nil {
-		return err
+		return nil, err
 	}
 	job := r.job(n, cmd)
 	if job.User == "" {
@@ -148,17 +149,34 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, p
 	secret := map[string]string{}
 	for _, k := range job.Secrets {
 		if secret[k], err = r.Sink.Secret(ctx, strings.TrimPrefix(cmd.Env[k], "secret:")); err != nil {
-			return fmt.Errorf("secret of sink %s: %w", r.Sink.Name, err)
+			return nil, fmt.Errorf("secret of sink %s: %w", r.Sink.Name, err)
 		}
 	}
 	sm, err := r.Machine(ctx, n.Addr, r.Sink.Plugin)
 	if err != nil {
-		return unreachable{err}
+		return nil, unreachable{err}
 	}
-	return r.retry(ctx, n, "upload", func() error {
-		_, err := r.do(ctx, sm, n, phaseUpload+"."+what, job, secret)
+	var sent *core.Sent
+	err = r.retry(ctx, n, "upload", func() error {
+		res, err := r.do(ctx, sm, n, phaseUpload+"."+what, job, secret)
+		if err == nil {
+			sent = sentIn(res.Stdout)
+		}
 		return err
 	})
+	return sent, err
+}
+
+// sentIn reads the core.Sent that may be an upload's last line.
+func sentIn(stdout string) *core.Sent {
+	var s struct {
+		Files *int   `json:"sent"`
+		Bytes *int64 `json:"sent_bytes"`
+	}
+	if json.Unmarshal([]byte(lastLine(stdout, "")), &s) != nil || s.Files == nil || s.Bytes == nil {
+		return nil
+	}
+	return &core.Sent{Files: *s.Files, Bytes: *s.Bytes}
 }
 
 // retry tries something that may be tried again, with back-off. What was refused is not tried again.

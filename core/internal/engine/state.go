@@ -96,6 +96,7 @@ type Uploaded struct {
 	Bytes    int64         `json:"bytes"`     // of the snapshot
 	NewFiles int           `json:"new_files"` // not held by the previous snapshot
 	NewBytes int64         `json:"new_bytes"`
+	Sent     *core.Sent    `json:"sent,omitempty"`     // what really travelled, where the sink says so
 	Manifest string        `json:"manifest,omitempty"` // sha256, once it is verified
 	Took     time.Duration `json:"took"`
 }

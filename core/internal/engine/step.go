@@ -36,7 +36,7 @@ func (e *RefusedError) Error() string { return e.Reason }
 
 // LockedError says who works on a chain or a node.
 type LockedError struct {
-	What   string // "chain harmony", "shard0 on ubuntu@10.0.0.1"
+	What   string // "chain mychain", "shard0 on ubuntu@10.0.0.1"
 	Holder string // a run
 	Until  time.Time
 }
@@ -99,7 +99,7 @@ var keepable = regexp.MustCompile(`^[A-Za-z0-9._-]{1,200}$`)
 // job makes a host's job of a plan's command.
 func (r *Run) job(n *Node, c core.Command) onhost.Job {
 	job := onhost.Job{
-		Argv: c.Argv, Dir: c.Dir, Env: map[string]string{}, User: c.User,
+		Argv: c.Argv, Dir: c.Dir, Env: map[string]string{"SNAPFW_RUN": r.ID}, User: c.User,
 		Timeout: c.Timeout, End: c.End, Grace: c.Grace,
 		Nice: r.Settings.Nice, Idle: r.Settings.Idle,
 	}

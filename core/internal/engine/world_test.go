@@ -613,11 +613,33 @@ func lives(t *testing.T, nodes int, guards bool, kills ...int) (died int) {
 		if err != nil || out.Exit != ExitDone {
 			t.Fatalf("nodes %d, guards %v, deaths %v: the last life ended %+v, %v", nodes, guards, kills, out, err)
 		}
-		if err := w.clean(); err != nil {
+		if err := errors.Join(w.clean(), w.published()); err != nil {
 			t.Fatalf("nodes %d, guards %v, deaths %v: %v", nodes, guards, kills, err)
 		}
 	}
 	return died
+}
+
+// published checks that no finished copy was thrown away: where nothing fails but snapfw itself, what
+// was captured is published.
+func (w *world) published() error {
+	var errs []error
+	for name, body := range w.disk {
+		facts, _, err := journal.Parse(body)
+		if err != nil {
+			return err
+		}
+		s, err := Fold(name, facts)
+		if err != nil {
+			return err
+		}
+		for _, n := range s.Nodes {
+			if n.Captured && !n.Promoted {
+				errs = append(errs, fmt.Errorf("%s: %s was captured and its copy thrown away", name, n.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // clean checks what has to hold after a run that went well.
