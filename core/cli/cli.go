@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -94,8 +95,11 @@ func (a *app) finish(err error) int {
 	}
 	code := engine.ExitFailed
 	var exit *exitError
+	var locked *engine.LockedError
 	if errors.As(err, &exit) {
 		code, err = exit.code, exit.err
+	} else if errors.As(err, &locked) {
+		code = engine.ExitLocked
 	} else if _, wrong := config.AsProblems(err); wrong || errors.Is(err, config.ErrNoFile) {
 		code = engine.ExitUsage
 	}
@@ -113,8 +117,6 @@ func (a *app) root() *cobra.Command {
 chain. It stops a node for the moment that a copy takes, starts it again whatever
 dies meanwhile, and lets consumers see whole snapshots only.`,
 		SilenceUsage: true, SilenceErrors: true, Version: version(),
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if a.output != "text" && a.output != "json" {
 				return usage("--output is text or json, not %q", a.output)
@@ -127,7 +129,7 @@ dies meanwhile, and lets consumers see whole snapshots only.`,
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&a.configPath, "config", "", "configuration file (default: ./snapfw.yaml, $XDG_CONFIG_HOME/snapfw/, /etc/snapfw/)")
-	f.StringVar(&a.pluginsDir, "plugins", "", "folder of plugins (default: see `snapfw doctor`)")
+	f.StringVar(&a.pluginsDir, "plugins", "", "folder of plugins (default: the first of several; doctor says which)")
 	f.StringVar(&a.output, "output", "text", "text or json")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "also what plugins and machines say")
@@ -138,14 +140,16 @@ dies meanwhile, and lets consumers see whole snapshots only.`,
 	root.AddCommand(a.snapshotCmd(), a.planCmd(), a.statusCmd(), a.upCmd(), a.holdCmd(),
 		a.runsCmd(), a.showCmd(), a.logsCmd(), a.resumeCmd(), a.cancelCmd(),
 		a.configCmd(), a.pluginCmd(), a.notifyCmd(), a.doctorCmd(), a.versionCmd())
-	for _, cmd := range root.Commands() {
-		wrapArgs(cmd)
-	}
+	wrapArgs(root)
 	return root
 }
 
-// wrapArgs makes a wrong number of words a usage error.
+// wrapArgs makes a wrong number of words a usage error, and an unknown word after a command that only holds others.
 func wrapArgs(cmd *cobra.Command) {
+	if cmd.Run == nil && cmd.RunE == nil {
+		cmd.Args = known
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
@@ -157,6 +161,21 @@ func wrapArgs(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		wrapArgs(sub)
 	}
+}
+
+// known refuses a word that is no command, and names the ones that are close to it.
+func known(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	close := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		close = fmt.Sprintf(" (did you mean %q?)", strings.Join(s, `", "`))
+	}
+	return fmt.Errorf("unknown command %q%s", args[0], close)
 }
 
 // chainFlag adds --chain, completed from the configuration.

@@ -79,7 +79,6 @@ time (2026-11-22T06:00:00Z), a duration from now (6h, 2d), or "now", which ends 
 	}
 	a.chainFlag(cmd)
 	cmd.Flags().StringVar(&until, "until", "", "a time, a duration from now, or now")
-	cmd.MarkFlagRequired("until")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseUntil(until, time.Now())
 		if err != nil {

@@ -71,7 +71,7 @@ func (a *app) checkConfig(cmd *cobra.Command) error {
 		a.printf("warning: %s\n", w.Error())
 	}
 	for _, name := range names {
-		a.printf("%s: chain %s is good, %d nodes\n", s.file.Path, name, nodes[name])
+		a.printf("%s: chain %s is good, %s\n", s.file.Path, name, count(nodes[name], "node"))
 	}
 	return nil
 }
@@ -112,6 +112,9 @@ func (a *app) convertConfig(cmd *cobra.Command) error {
 	if a.chain == "" {
 		return usage("--chain says whose driver knows the file: the name of a chain plugin (`snapfw plugin list`)")
 	}
+	if _, err := s.client(cmd.Context(), core.KindChain, a.chain); err != nil {
+		return usage("%w", err)
+	}
 	path, err := config.Find(a.configPath)
 	if err != nil {
 		return err
@@ -120,9 +123,9 @@ func (a *app) convertConfig(cmd *cobra.Command) error {
 	if err != nil {
 		return usage("%w", err)
 	}
-	imported, err := s.imported(cmd.Context(), data)
+	imported, err := s.imported(cmd.Context(), path, data)
 	if err != nil {
-		return usage("%s: %w", path, err)
+		return err
 	}
 	if imported == nil {
 		return usage("%s: the driver of %s does not know this as a file of the tool that it replaces", path, a.chain)
@@ -148,7 +151,7 @@ plugins.d. The executable has to lie there: copy it first.`,
 			}
 			m, err := plugins.Add(cmd.Context(), dir, args[0], nil)
 			if err != nil {
-				return err
+				return usage("%w", err)
 			}
 			if a.json() {
 				return a.printJSON(m)
@@ -166,10 +169,13 @@ plugins.d. The executable has to lie there: copy it first.`,
 			}
 			manifests, err := plugins.Read(dir)
 			if a.json() {
-				if jerr := a.printJSON(manifests); jerr != nil {
+				if jerr := a.printJSON(append([]plugins.Manifest{}, manifests...)); jerr != nil {
 					return jerr
 				}
-				return err
+				if err != nil {
+					return usage("%w", err)
+				}
+				return nil
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tKIND\tEXEC\tPROTOCOL")
@@ -362,7 +368,7 @@ func (s *session) diagnoseChain(ctx context.Context, name string, add func(part 
 		add("chain "+name, s.place(name, err), "")
 		return
 	}
-	add("chain "+name, nil, fmt.Sprintf("%d nodes", len(nodes)))
+	add("chain "+name, nil, count(len(nodes), "node"))
 	if c.Sink != "" {
 		_, err := s.sink(ctx, c)
 		add("sink "+c.Sink, err, "configured")

@@ -39,7 +39,7 @@ func (a *app) printPlan(cmd *cobra.Command, q asked, intent string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.canPublish(c, q); err != nil {
+	if err := s.canRun(ctx, c, d.Chain, q); err != nil {
 		return err
 	}
 	d.Journals = journal.Memory{} // nothing of a plan is worth remembering

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -145,9 +146,10 @@ func (a *app) logsCmd() *cobra.Command {
 			if err != nil {
 				return usage("%w; see `snapfw runs`", err)
 			}
+			lines := json.NewEncoder(a.out)
 			for _, f := range facts {
 				if a.json() {
-					if err := a.printJSON(f); err != nil {
+					if err := lines.Encode(f); err != nil {
 						return err
 					}
 					continue

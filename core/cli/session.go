@@ -86,9 +86,9 @@ func (s *session) load(ctx context.Context, cmd *cobra.Command) error {
 		return usage("%w", err)
 	}
 	o.Path = path
-	imported, err := s.imported(ctx, data)
+	imported, err := s.imported(ctx, path, data)
 	if err != nil {
-		return usage("%s: %w", path, err)
+		return err
 	}
 	if imported != nil {
 		s.file, err = config.LoadImported(o, imported, data)
@@ -98,7 +98,8 @@ func (s *session) load(ctx context.Context, cmd *cobra.Command) error {
 	return err
 }
 
-func (s *session) imported(ctx context.Context, data []byte) ([]byte, error) {
+// imported returns today's form of a file of the tool that the driver replaces, nil if it is none.
+func (s *session) imported(ctx context.Context, path string, data []byte) ([]byte, error) {
 	var root map[string]json.RawMessage
 	if s.app.chain == "" || json.Unmarshal(bytes.TrimSpace(data), &root) != nil || root["chains"] != nil {
 		return nil, nil
@@ -116,10 +117,16 @@ func (s *session) imported(ctx context.Context, data []byte) ([]byte, error) {
 		return nil, nil
 	}
 	body, err := imp.Import(ctx, data)
-	if errors.Is(err, core.ErrForeign) || errors.Is(err, core.ErrUnsupported) {
+	var wrong core.FieldErrors
+	switch {
+	case errors.Is(err, core.ErrForeign) || errors.Is(err, core.ErrUnsupported):
 		return nil, nil
+	case errors.As(err, &wrong):
+		return nil, config.PlaceIn(path, data, wrong)
+	case err != nil:
+		return nil, usage("%s: %w", path, err)
 	}
-	return body, err
+	return body, nil
 }
 
 // stateDir holds runs/, locks/, holds.json and snapshot.log.
@@ -216,7 +223,7 @@ func (s *session) describe(ctx context.Context) config.Describe {
 func (s *session) chain(ctx context.Context, name string) (config.Chain, core.Chain, error) {
 	c, err := s.file.Chain(name)
 	if err != nil {
-		return c, nil, err
+		return c, nil, usage("%w", err)
 	}
 	if err := s.file.Check(s.describe(ctx), c.Name).Err(); err != nil {
 		return c, nil, err
@@ -349,11 +356,20 @@ func (s *session) deps(ctx context.Context, name string) (engine.Deps, config.Ch
 func settings(c config.Chain) engine.Settings {
 	return engine.Settings{
 		Publish: c.Sink != "", MaxDown: c.MaxDowntime, Lease: c.GuardLease, Margin: c.GuardMargin,
-		UndoTries: 5 * time.Minute, AllOrNothing: c.AllOrNothing,
+		UndoTries: undoTries(c.MaxDowntime), AllOrNothing: c.AllOrNothing,
 		Keep:       manifest.Policy{Count: c.Keep.Count, Age: c.Keep.Age, Pins: c.Keep.Pins},
 		UploadRate: int64(c.Limits.UploadRate), Transfers: c.Transfers, UploadTries: 5,
 		Nice: c.Limits.Nice, Idle: c.Limits.IdleIO, ReadRate: int64(c.Limits.ReadRate), Verify: c.Verify.String(),
 	}
+}
+
+// undoTries is how long starting a node is tried before somebody is called: the guard on its
+// machine goes on. Who can't bear a long downtime wants to be called sooner.
+func undoTries(maxDown time.Duration) time.Duration {
+	if maxDown <= 0 {
+		return 5 * time.Minute
+	}
+	return min(maxDown, 5*time.Minute)
 }
 
 // tell sends news to people, and logs it.

@@ -89,7 +89,7 @@ func (a *app) takeSnapshot(cmd *cobra.Command, q asked) error {
 	if err != nil {
 		return err
 	}
-	if err := s.canPublish(c, q); err != nil {
+	if err := s.canRun(ctx, c, d.Chain, q); err != nil {
 		return err
 	}
 	out, err := engine.CarryOn(ctx, d, c.Name)
@@ -110,7 +110,11 @@ func (a *app) takeSnapshot(cmd *cobra.Command, q asked) error {
 	return s.finish(c, r, r.Go(ctx))
 }
 
-func (s *session) canPublish(c config.Chain, q asked) error {
+// canRun refuses what is wrong in the configuration before there is a run that could fail.
+func (s *session) canRun(ctx context.Context, c config.Chain, driver core.Chain, q asked) error {
+	if _, err := driver.Nodes(ctx, c.Own); err != nil {
+		return s.place(c.Name, err)
+	}
 	if q.publish && c.Sink == "" {
 		return usage("chain %s has no sink to publish to: name one under sinks: in %s", c.Name, s.file.Path)
 	}

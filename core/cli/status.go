@@ -27,17 +27,27 @@ type ChainStatus struct {
 
 // NodeStatus is one node of it.
 type NodeStatus struct {
-	Node     string       `json:"node"`
-	Machine  string       `json:"machine"`
-	Up       bool         `json:"up"`
-	Version  string       `json:"version,omitempty"`
-	Height   uint64       `json:"height,omitempty"`
-	HeadTime time.Time    `json:"head_time,omitzero"`
-	Checks   []core.Check `json:"checks"`
-	Error    string       `json:"error,omitempty"`
-	Hold     time.Time    `json:"hold_until,omitzero"`
-	Owed     []string     `json:"owed"`               // what runs that are not over owe it
-	LastGood time.Time    `json:"last_good,omitzero"` // when its newest published snapshot was captured
+	Node     string        `json:"node"`
+	Machine  string        `json:"machine"`
+	Up       bool          `json:"up"`
+	Version  string        `json:"version,omitempty"`
+	Height   uint64        `json:"height,omitempty"`
+	HeadTime time.Time     `json:"head_time,omitzero"`
+	Checks   []CheckStatus `json:"checks"`
+	Error    string        `json:"error,omitempty"`
+	Hold     time.Time     `json:"hold_until,omitzero"`
+	Owed     []string      `json:"owed"`               // what runs that are not over owe it
+	LastGood time.Time     `json:"last_good,omitzero"` // when its newest published snapshot was captured
+}
+
+// CheckStatus is a core.Check.
+type CheckStatus struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Want   string `json:"want"`
+	Got    string `json:"got"`
+	Fix    string `json:"fix,omitempty"`
+	Safety bool   `json:"safety"` // it protects data: --force does not bypass it
 }
 
 func (a *app) statusCmd() *cobra.Command {
@@ -45,7 +55,8 @@ func (a *app) statusCmd() *cobra.Command {
 		Use: "status", Short: "the nodes, their checks, what is owed, the age of the last good snapshot", Args: cobra.NoArgs,
 		Long: `Look at the nodes of a chain, or of all: where they are, each check with what was expected and
 what was found, what runs that are not over owe them, and how old the last good
-snapshot is. Exit code 0 when every node is well, 3 when a check fails, 10 when a node is down.`,
+snapshot is. Exit code 0 when every node is well, 1 when one could not be looked at, 3 when a check
+fails, 10 when a node is down.`,
 	}
 	a.chainFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -119,7 +130,7 @@ func (s *session) chainStatus(ctx context.Context, name string, runs []*engine.S
 }
 
 func (s *session) nodeStatus(ctx context.Context, c config.Chain, driver core.Chain, n core.Node) NodeStatus {
-	ns := NodeStatus{Node: n.Name, Machine: n.Addr.Host, Checks: []core.Check{}, Owed: []string{}}
+	ns := NodeStatus{Node: n.Name, Machine: n.Addr.Host, Checks: []CheckStatus{}, Owed: []string{}}
 	m, err := s.machine(ctx, n.Addr, c.Driver)
 	if err != nil {
 		ns.Error = err.Error()
@@ -132,8 +143,8 @@ func (s *session) nodeStatus(ctx context.Context, c config.Chain, driver core.Ch
 		return ns
 	}
 	ns.Up, ns.Version, ns.Height, ns.HeadTime = st.Up, st.Version, st.Height, st.HeadTime
-	if st.Checks != nil {
-		ns.Checks = st.Checks
+	for _, c := range st.Checks {
+		ns.Checks = append(ns.Checks, CheckStatus(c))
 	}
 	return ns
 }
@@ -166,7 +177,7 @@ func statusExit(all []ChainStatus) error {
 				code = max(code, engine.ExitFailed)
 			case !n.Up:
 				code = engine.ExitDown
-			case slices.ContainsFunc(n.Checks, func(c core.Check) bool { return !c.OK }):
+			case slices.ContainsFunc(n.Checks, func(c CheckStatus) bool { return !c.OK }):
 				code = max(code, engine.ExitRefused)
 			}
 		}
@@ -208,7 +219,7 @@ func (n NodeStatus) word() string {
 		return "unknown"
 	case !n.Up:
 		return "down"
-	case slices.ContainsFunc(n.Checks, func(c core.Check) bool { return !c.OK }):
+	case slices.ContainsFunc(n.Checks, func(c CheckStatus) bool { return !c.OK }):
 		return "not well"
 	}
 	return "well"
@@ -254,6 +265,9 @@ func (s *session) knowsNode(ctx context.Context, c config.Chain, driver core.Cha
 
 // parseUntil reads a time, a duration from now, or "now".
 func parseUntil(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, usage("--until is missing: write a time (2026-11-22T06:00:00Z), a duration (6h, 2d) or now")
+	}
 	if text == "now" {
 		return now, nil
 	}

@@ -151,11 +151,14 @@ func machineName(n *engine.Node) string {
 	return n.Addr.Host
 }
 
-func files(n int) string {
+func files(n int) string { return count(n, "file") }
+
+// count is a number of things: "1 node", "2 nodes".
+func count(n int, thing string) string {
 	if n == 1 {
-		return "1 file"
+		return "1 " + thing
 	}
-	return fmt.Sprintf("%d files", n)
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func seconds(d time.Duration) string {

@@ -156,6 +156,11 @@ func (v *live) Move(node, move string) {
 	if v.closed {
 		return
 	}
+	// The run's own line stands only while no node is in a move.
+	if run := v.nodes[""]; run != nil && node != "" {
+		run.bar.Abort(true)
+		delete(v.nodes, "")
+	}
 	l := v.lane(node)
 	l.move, l.since, l.p = move, time.Now(), onhost.Progress{}
 }

@@ -83,7 +83,7 @@ func startChild(root, dir string, j Job, secret map[string]string) (*child, erro
 		ch.cmd, err = credential(j, env)
 	case asSudoRoot:
 		ch.user = j.User
-		ch.cmd, err = sudoRoot(j, env[2:])
+		ch.cmd, err = sudoRoot(j, slices.Clone(env))
 	case asSudoShim:
 		ch.user = j.User
 		ch.cmd, err = sudo(j.User, core, "exec")
@@ -274,8 +274,15 @@ func sudoRoot(j Job, more []string) (*exec.Cmd, error) {
 	if j.Dir != "" {
 		cmd.Dir = j.Dir
 	}
+	// What snapfw itself tells its verbs means nothing to a system program, and sudoers would have
+	// to allow it (SETENV).
+	more = slices.DeleteFunc(more, func(kv string) bool { return strings.HasPrefix(kv, "SNAPFW_") })
 	if len(more) > 0 {
-		names := slices.Concat(slices.Sorted(maps.Keys(j.Env)), j.Secrets)
+		var names []string
+		for _, kv := range more {
+			name, _, _ := strings.Cut(kv, "=")
+			names = append(names, name)
+		}
 		cmd.Args = slices.Insert(cmd.Args, 1, "--preserve-env="+strings.Join(names, ","))
 		cmd.Env = append(cmd.Env, more...)
 	}
@@ -311,11 +318,30 @@ func sudoAdvice(j Job, way asUser, line string) string {
 	case strings.Contains(line, "command not found"):
 		return fmt.Sprintf("run as %s: %s; install it, or name its whole path on this host", j.User, line)
 	case way == asSudoRoot:
-		what = j.Argv[0]
+		what = sudoersCommand(j)
 	}
 	return fmt.Sprintf("run as %s: %s; add the line \"%s ALL=(%s) NOPASSWD: %s\" with visudo -f /etc/sudoers.d/snapfw, or log in as %s",
 		j.User, line, login().Username, j.User, what, j.User)
 }
+
+// sudoersCommand names a job's very command as sudoers(5) spells it.
+func sudoersCommand(j Job) string {
+	var words []string
+	for _, w := range j.Argv {
+		words = append(words, sudoersEscape.Replace(w))
+	}
+	text := strings.Join(words, " ")
+	if len(j.Argv) == 1 {
+		text += ` ""`
+	}
+	if len(j.Env)+len(j.Secrets) > 0 && slices.ContainsFunc(slices.Concat(slices.Collect(maps.Keys(j.Env)), j.Secrets),
+		func(name string) bool { return !strings.HasPrefix(name, "SNAPFW_") }) {
+		return "SETENV: " + text
+	}
+	return text
+}
+
+var sudoersEscape = strings.NewReplacer(`\`, `\\`, ",", `\,`, ":", `\:`, "=", `\=`, "*", `\*`, "?", `\?`, "[", `\[`, "]", `\]`)
 
 var signals = map[string]unix.Signal{"": unix.SIGTERM, "TERM": unix.SIGTERM, "INT": unix.SIGINT}
 

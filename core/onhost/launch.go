@@ -14,21 +14,19 @@ import (
 	"time"
 )
 
-const sessionNote = "the guard runs without systemd-run: it dies with the login session where logind has KillUserProcesses=yes"
-
 // launchWatch starts the process of a guard such that it outlives this session, and sees that it
-// really lives. The note says what that does not hold against.
+// really lives. It refuses where it can't; the note is for where nobody knows.
 func launchWatch(root, key, dir string) (note string, err error) {
 	for _, by := range []string{"systemd-run", "setsid"} {
 		if by == "systemd-run" && (!systemdRuns() || !runUnit(root, key, dir)) {
 			continue
 		}
 		if by == "setsid" {
-			if err := detach(root, key, dir); err != nil {
+			if note, err = sessionNote(); err != nil {
 				return "", err
 			}
-			if systemdRuns() {
-				note = sessionNote
+			if err := detach(root, key, dir); err != nil {
+				return "", err
 			}
 		}
 		until := time.Now().Add(5 * time.Second)

@@ -135,3 +135,23 @@ func TestSmall(t *testing.T) {
 		t.Errorf("it is not static: %s, %v", out, err)
 	}
 }
+
+func TestKillsProcesses(t *testing.T) {
+	for _, c := range []struct {
+		text      string
+		kills, ok bool
+	}{
+		{"b true\nas 1 \"root\"\nas 0\n", true, true},
+		{"b false\nas 1 \"root\"\nas 0\n", false, true},
+		{"b true\nas 2 \"root\" \"ops\"\nas 0\n", false, true},
+		{"b true\nas 0\nas 1 \"others\"\n", false, true},
+		{"b true\nas 0\nas 1 \"ops\"\n", true, true},
+		{"b true\nas 2 \"root\"\nas 0\n", false, false},
+		{"b maybe\nas 0\nas 0\n", false, false},
+		{"", false, false},
+	} {
+		if kills, ok := killsProcesses(c.text, "ops"); kills != c.kills || ok != c.ok {
+			t.Errorf("%q: %t, %t", c.text, kills, ok)
+		}
+	}
+}

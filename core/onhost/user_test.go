@@ -71,7 +71,7 @@ func TestJobWithoutSudo(t *testing.T) {
 	path := fakes(t, map[string]string{"sudo": sudoStandIn, "sudo.refuses": ""})
 	b.path = path
 	j := Job{ID: "r/n/s/1", Argv: []string{"/usr/bin/systemctl", "stop", "x"}, User: "root"}
-	want := fmt.Sprintf(`"%s ALL=(root) NOPASSWD: /usr/bin/systemctl"`, u.Username)
+	want := fmt.Sprintf(`"%s ALL=(root) NOPASSWD: /usr/bin/systemctl stop x"`, u.Username)
 	if res, _ := b.job(j, nil); !strings.Contains(res.Err, "a password is required") || !strings.Contains(res.Err, want) {
 		t.Errorf("%+v", res)
 	}

@@ -30,6 +30,7 @@ type look struct {
 	Journal  bool              // the login user can read systemd's journal
 	Programs map[string]string // absolute paths of those that are there: "systemctl", "docker"
 	Unusable []string          `json:",omitempty"` // programs asked for by path that can't be run, and why
+	Refused  []string          `json:",omitempty"` // commands for the service that sudo does not allow
 }
 
 // found is a file or directory. Err says why it could not be seen.
@@ -46,6 +47,7 @@ func verbLook(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	fs := flags("look", stderr)
 	db := fs.String("db", "", "the database's directory")
 	log := fs.String("log", "", "the node's log")
+	service := fs.String("service", "", "unit that has to be stopped and started")
 	var programs words
 	fs.Var(&programs, "program", "absolute path of a program that has to be there")
 	if _, err := parse(fs, args, 0); err != nil {
@@ -57,6 +59,9 @@ func verbLook(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	}
 	if l.Programs["systemctl"] != "" {
 		l.Journal = journalReadable(ctx)
+		if *service != "" && l.UID != 0 {
+			l.Refused = refused(ctx, l.Programs["systemctl"], *service)
+		}
 	}
 	return printJSON(stdout, stderr, l)
 }
@@ -93,6 +98,17 @@ func lookAround(db, log string, programs []string) (look, error) {
 		}
 	}
 	return l, nil
+}
+
+// refused asks sudo, without running them, for the commands by which a plan stops and starts a unit.
+func refused(ctx context.Context, systemctl, unit string) []string {
+	var no []string
+	for _, verb := range []string{"stop", "start"} {
+		if exec.CommandContext(ctx, "sudo", "-n", "-l", "--", systemctl, verb, unit).Run() != nil {
+			no = append(no, strings.Join([]string{systemctl, verb, unit}, " "))
+		}
+	}
+	return no
 }
 
 // expand replaces a leading ~ by the login user's home.

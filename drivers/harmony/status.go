@@ -134,6 +134,9 @@ func examine(ctx context.Context, s spec, h core.Host) (scene, error) {
 	if s.Run.Log != "" {
 		argv = append(argv, "--log", s.Run.Log, "--program", s.Run.Stop[0], "--program", s.Run.Start[0])
 	}
+	if s.Run.Service != "" {
+		argv = append(argv, "--service", s.Run.Service)
+	}
 	out, err := h.Run(ctx, argv...)
 	if err != nil {
 		return e, fmt.Errorf("look at the node's machine: %w", err)
@@ -238,6 +241,12 @@ func launchCheck(s spec, e scene) core.Check {
 		if c.OK && !remembered(e.Unit) && !e.Look.Journal {
 			c.OK, c.Got = false, "active, but systemd forgets how it ended as soon as it is stopped, since nothing wants it"
 			c.Fix = "enable the unit (systemctl enable " + s.Run.Service + "), or let the login user read the journal (group systemd-journal)"
+		}
+		if c.OK && len(e.Look.Refused) > 0 {
+			ctl := e.Look.Programs["systemctl"]
+			c.OK, c.Got = false, fmt.Sprintf("active, but %s may not run %s as root without a password", e.Look.User, strings.Join(e.Look.Refused, ", "))
+			c.Fix = fmt.Sprintf("add this line to /etc/sudoers.d/snapfw there: %s ALL=(root) NOPASSWD: %s stop %s, %s start %s",
+				e.Look.User, ctl, s.Run.Service, ctl, s.Run.Service)
 		}
 	case s.Run.Container != "":
 		c.Name, c.Want = "container", s.Run.Container+" is running"

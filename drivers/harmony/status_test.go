@@ -60,6 +60,9 @@ func TestStatusChecks(t *testing.T) {
 		{name: "forgotten unit", check: "service", safe: true, change: func(h *scripted) {
 			h.unit = strings.Replace(h.unit, "multi-user.target", "", 1)
 		}},
+		{name: "no sudo", check: "service", safe: true, change: func(h *scripted) {
+			h.look.Refused = []string{"/usr/bin/systemctl stop harmony.service"}
+		}},
 		{name: "dead container", check: "container", safe: true, more: `,"container":"hmy"`, change: func(h *scripted) {
 			h.inspect = strings.Replace(h.inspect, `"Running":true`, `"Running":false`, 1)
 		}},

@@ -26,7 +26,7 @@ type verb struct {
 }
 
 var verbs = []verb{
-	{"look", "--db DIR [--log FILE] [--program PATH …]  print what there is, as JSON", verbLook},
+	{"look", "--db DIR [--log FILE] [--program PATH …] [--service UNIT]  print what there is, as JSON", verbLook},
 	{"stopped", "--unit|--container|--log …  wait for the node's end and say whether it was clean", verbStopped},
 	{"signal", "CONTAINER [--docker PATH]  ask a container to stop", verbSignal},
 	{"start", "--rpc PORT --wait D -- ARGV…  start the node and see that it stays", verbStart},

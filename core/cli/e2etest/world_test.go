@@ -34,39 +34,49 @@ type world struct {
 	machines []table // its machines, by shard
 }
 
-// options of a world; the zero value is a network of two quick nodes.
+// options of a world; the zero value is a network of two nodes whose tables appear, and are compacted, all the time.
 type options struct {
-	nodes      []string // flags of every node, beside the usual ones
-	passphrase string   // of the ssh key
+	calm bool // the nodes begin with 4 MiB each that stay, and add little
 }
 
-// size makes tables appear, and be compacted, many times a second.
-var size = []string{"--block-time=50ms", "--state-bytes=8192", "--write-buffer=65536", "--table-size=65536", "--level-size=131072"}
+var (
+	busy = []string{"--block-time=50ms", "--state-bytes=4096", "--write-buffer=32768", "--table-size=32768", "--level-size=65536"}
+	calm = []string{"--block-time=200ms", "--state-bytes=256", "--write-buffer=32768", "--table-size=262144"}
+)
 
 func newWorld(t *testing.T, o options) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir()}
 	w.bucket = w.path("bucket")
+	t.Cleanup(w.nothingLeft)
 	for _, d := range []string{"bucket", "hooks", "home", "bin"} {
 		if err := os.Mkdir(w.path(d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	w.network(o)
-	w.machinery(o)
+	w.machinery()
 	w.configure()
-	t.Cleanup(w.nothingLeft)
 	t.Cleanup(w.tellMore)
 	return w
 }
 
-func (w *world) path(names ...string) string { return filepath.Join(append([]string{w.dir}, names...)...) }
+func (w *world) path(names ...string) string {
+	return filepath.Join(append([]string{w.dir}, names...)...)
+}
 
 // network starts the nodes, and writes the scripts that stop and start them for snapfw.
 func (w *world) network(o options) {
 	w.t.Helper()
-	args := append([]string{"up", "--dir", w.path("net"), "--shards", "2", "--detach", "--"}, size...)
-	w.devnet(append(args, o.nodes...)...)
+	kind := busy
+	if o.calm {
+		kind = calm
+		for i, n := range shards {
+			w.devnet("fill", "--shard", fmt.Sprint(i), "--datadir", w.path("net", n, "data", fmt.Sprintf("harmony_db_%d", i)),
+				"--blocks", "64", "--bytes", fmt.Sprint(4<<20), "--table-size", fmt.Sprint(256<<10), "--settle")
+		}
+	}
+	w.devnet(append([]string{"up", "--dir", w.path("net"), "--shards", "2", "--detach", "--"}, kind...)...)
 	w.t.Cleanup(func() { w.devnet("down", "--dir", w.path("net")) })
 	w.t.Cleanup(func() {
 		for _, n := range shards {
@@ -113,9 +123,9 @@ func (w *world) write(path, body string) {
 
 // machinery starts the sshds. A crontab of this world's own stands in for the machine's: guards
 // leave lines there.
-func (w *world) machinery(o options) {
+func (w *world) machinery() {
 	w.t.Helper()
-	pub, err := sshdtest.WriteKey(w.path("id"), o.passphrase)
+	pub, err := sshdtest.WriteKey(w.path("id"), "")
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -128,7 +138,7 @@ esac
 	for range shards {
 		w.sshds = append(w.sshds, sshdtest.Start(w.t, sshdtest.Options{
 			Authorized: []string{authorized},
-			Config:     []string{"SetEnv PATH=" + w.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Config:     []string{"LogLevel ERROR", "SetEnv PATH=" + w.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		}))
 	}
 }
@@ -151,7 +161,7 @@ func (w *world) configure() {
 		})
 	}
 	w.chain = table{
-		"driver": "harmony", "sink": "bucket", "max_downtime": "40s", "guard_lease": "20s", "machines": w.machines,
+		"driver": "harmony", "sink": "bucket", "max_downtime": "3m", "guard_lease": "60s", "machines": w.machines,
 		"condition": table{"network": "localnet", "role": "Validator", "max_seconds_since_last_block": 30},
 	}
 	w.config = table{
@@ -254,8 +264,8 @@ func (p *process) wait() ended {
 	p.w.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(3 * time.Minute):
-		p.w.t.Fatalf("snapfw %q is not done after 3 minutes:\n%s", p.cmd.Args[1:], p.err.String())
+	case <-time.After(2 * patience):
+		p.w.t.Fatalf("snapfw %q is not done after %s:\n%s", p.cmd.Args[1:], 2*patience, p.err.String())
 	}
 	e := ended{exit: p.cmd.ProcessState.ExitCode(), out: p.out.String(), err: p.err.String(), took: time.Since(p.begun)}
 	json.Unmarshal(p.out.Bytes(), &e.run) // where it is one; a test that looks at it sees that it is not
@@ -366,12 +376,15 @@ func (w *world) untouched() func() {
 	}
 }
 
+// patience is how long anything may take on a machine that is busy with other things.
+const patience = 5 * time.Minute
+
 // until waits for something that has to happen.
-func (w *world) until(what string, d time.Duration, ok func() bool) {
+func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(d); !ok(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			w.t.Fatalf("waited %s for this: %s", d, what)
+			w.t.Fatalf("waited %s for this: %s", patience, what)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -42,7 +43,9 @@ func (r *Run) runFailed(m move, err error) error {
 // nodeFailed journals what keeps a node from going on. Being put back to look again is not
 // that yet, "not now" neither, and a node that is captured is carried on later when somebody gave the run up.
 func (r *Run) nodeFailed(n *Node, m move, err error) error {
-	err = fmt.Errorf("%s: %w", n.Name, err)
+	if !strings.HasPrefix(err.Error(), n.Name+": ") { // a refusal says it a line
+		err = fmt.Errorf("%s: %w", n.Name, err)
+	}
 	if errors.Is(err, errAgain) && n.Plans < 3 {
 		return err
 	}
@@ -195,8 +198,11 @@ func (r *Run) announce(ctx context.Context) error {
 			}
 			r.tell(ctx, News{kind, r.ID, n.Name, n.Failed.Move + ": " + n.Failed.Err})
 		}
-		if n.Promoted {
+		switch {
+		case n.Promoted:
 			r.tell(ctx, News{NewsDone, r.ID, n.Name, fmt.Sprintf("%s is published at %s", n.Name, n.Uploaded.Prefix)})
+		case n.Stays && n.Failed == nil && n.Unwell == nil:
+			r.tell(ctx, News{NewsDone, r.ID, n.Name, fmt.Sprintf("the copy of %s stays in %s", n.Name, n.Plan.Data)})
 		}
 	}
 	if f := r.state.Failed; f != nil {

@@ -133,17 +133,28 @@ func New(d Deps, id string, begun Begun) (*Run, error) {
 	return r, r.fact(factBegun, "", "", begun)
 }
 
-// Resume opens a run that is not closed, to carry on from what its journal says.
+// Resume opens a run that is not closed, to carry on from what its journal says. It takes the chain's lock
+// before it touches the journal, which may be another process's: then the error is a *LockedError.
 func Resume(d Deps, id string) (*Run, error) {
+	s, err := Load(d.Journals, id)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := d.LockChain(context.Background(), s.Begun.Chain, id)
+	if err != nil {
+		return nil, err
+	}
 	r, facts, err := open(d, id)
 	if err != nil {
+		unlock()
 		return nil, err
 	}
 	if len(facts) == 0 || r.state.Closed != nil {
 		r.journal.Close()
+		unlock()
 		return nil, fmt.Errorf("run %s is over: there is nothing to carry on", id)
 	}
-	r.resumed = true
+	r.resumed, r.locked, r.unlocks = true, true, []func(){unlock}
 	r.Settings.Publish = r.state.Begun.Publish
 	return r, r.fact(factOnward, "", "", nil)
 }

@@ -292,6 +292,9 @@ func (r *Run) healthy(ctx context.Context, n *Node) error {
 			return why
 		}
 		if r.Clock.Now().Add(wait).After(deadline) {
+			if n.Owes(phaseFreeze) && n.Unwell != nil {
+				return nil // why it could not be started is said and told
+			}
 			return r.unwell(ctx, n, why, settle)
 		}
 		if err := r.Clock.Sleep(ctx, wait); err != nil {

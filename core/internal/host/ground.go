@@ -42,12 +42,15 @@ type probed struct {
 	roots []candidate // in the order of preference
 }
 
+// systemRoot is where every user can get at what is placed.
+const systemRoot = "/var/lib/snapfw"
+
 // rootNames are the folders that are tried for a user; a configured one is the only one.
 func rootNames(configured, home, tmp string, uid int) []string {
 	if configured != "" {
 		return []string{configured}
 	}
-	names := []string{"/var/lib/snapfw"}
+	names := []string{systemRoot}
 	if strings.HasPrefix(home, "/") {
 		names = append(names, path.Join(home, ".local/lib/snapfw"))
 	}

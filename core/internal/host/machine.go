@@ -200,10 +200,15 @@ func denied(exit int, stderr []byte) bool {
 		(strings.Contains(text, "permission denied") || strings.Contains(text, "not found"))
 }
 
+// outOfReach says how another user gets at what is placed. The folder is moved, not made anew: one that is in
+// use stays the root.
 func (m *Machine) outOfReach(g *ground, user string) error {
+	next := "set host_dir to a folder that both can enter"
+	if m.options.HostDir == "" && g.root != systemRoot {
+		next = fmt.Sprintf("move it there (sudo mv -T %s %s), or %s", quote(g.root), systemRoot, next)
+	}
 	return &Error{Kind: ErrNoExec, Machine: m.String(), Msg: fmt.Sprintf(
-		"%s can't run programs from %s, since a folder above it is closed to others: make /var/lib/snapfw there for %s (sudo install -d -o %s /var/lib/snapfw), or set host_dir to a folder that both can enter",
-		user, g.root, g.user, g.user)}
+		"%s can't run programs from %s, since a folder above it is closed to others: %s", user, g.root, next)}
 }
 
 // maxFile limits what Open reads and Write takes.

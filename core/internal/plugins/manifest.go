@@ -26,23 +26,23 @@ const maxFile = 256 << 10 // of a manifest, and of SHA256SUMS
 
 // Manifest is what plugins.d/NAME.yaml says of a plugin.
 type Manifest struct {
-	Name     string          `yaml:"name"`
-	Kind     string          `yaml:"kind"`             // core.KindChain or core.KindSink
-	Protocol int             `yaml:"protocol"`         // plugin.Protocol
-	Exec     string          `yaml:"exec"`             // one executable file beside the manifest
-	SHA256   string          `yaml:"sha256,omitempty"` // of Exec; "" is as SHA256SUMS has it
-	Host     map[string]Host `yaml:"host,omitempty"`   // by "linux/arm64", where hosts differ from this machine
-	Env      []string        `yaml:"env,omitempty"`    // what the plugin may see of the environment
+	Name     string          `yaml:"name" json:"name"`
+	Kind     string          `yaml:"kind" json:"kind"`                         // core.KindChain or core.KindSink
+	Protocol int             `yaml:"protocol" json:"protocol"`                 // plugin.Protocol
+	Exec     string          `yaml:"exec" json:"exec"`                         // one executable file beside the manifest
+	SHA256   string          `yaml:"sha256,omitempty" json:"sha256,omitempty"` // of Exec; "" is as SHA256SUMS has it
+	Host     map[string]Host `yaml:"host,omitempty" json:"host,omitempty"`     // by "linux/arm64", where hosts differ from this machine
+	Env      []string        `yaml:"env,omitempty" json:"env,omitempty"`       // what the plugin may see of the environment
 
-	File string `yaml:"-"` // the manifest's own path
+	File string `yaml:"-" json:"file"` // the manifest's own path
 	dir  Dir
 	sums map[string]string
 }
 
 // Host is the plugin's executable for hosts of another platform.
 type Host struct {
-	Exec   string `yaml:"exec"`
-	SHA256 string `yaml:"sha256,omitempty"`
+	Exec   string `yaml:"exec" json:"exec"`
+	SHA256 string `yaml:"sha256,omitempty" json:"sha256,omitempty"`
 }
 
 var (

@@ -1,0 +1,316 @@
+package systemdtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// sudoers are the lines that an operator adds, for a login user who owns the data (harmony) and for one
+// who does not (ops). The documentation names the same.
+const (
+	sudoersOwner = "harmony ALL=(root) NOPASSWD: /usr/bin/systemctl stop harmony.service, /usr/bin/systemctl start harmony.service\n"
+	sudoersOps   = "ops ALL=(root) NOPASSWD: /usr/bin/systemctl stop harmony.service, /usr/bin/systemctl start harmony.service\n" +
+		"ops ALL=(harmony) NOPASSWD: ALL\n"
+)
+
+// setupText makes a machine as operators have them: the node as a service with a user of its own, whose home
+// nobody else can enter, as well as that of ops; logind ends what a session leaves.
+const setupText = `
+rm -rf /root/.[!.]* # what this machine's root has his shell do
+cp -a /etc/skel/. /root/
+for user in harmony ops; do
+	useradd --create-home --shell /bin/bash $user
+	chmod 700 /home/$user
+done
+mkdir -p /root/.ssh /etc/test /etc/systemd/logind.conf.d
+for home in /root /home/harmony /home/ops; do
+	mkdir -p -m 700 $home/.ssh
+	install -m 600 /oldin/id.pub $home/.ssh/authorized_keys
+	chown -R --reference=$home $home/.ssh
+done
+install -m 600 /oldin/host_key /etc/test/host_key
+install -m 755 /oldin/snapfw-devnet /usr/sbin/harmony
+mkdir -p /var/lib/systemd/linger
+touch /var/lib/systemd/linger/harmony
+rm -f /etc/sudoers.d/*
+rm -rf /var/lib/snapfw /var/log/journal /var/spool/cron/crontabs/*
+printf '[Login]\nKillUserProcesses=yes\n' >/etc/systemd/logind.conf.d/test.conf
+cat >/etc/test/sshd_config <<END
+Port SSHPORT
+ListenAddress 127.0.0.1
+HostKey /etc/test/host_key
+PidFile none
+UsePAM yes
+PermitRootLogin yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PrintMotd no
+UseDNS no
+Subsystem sftp internal-sftp
+END
+cat >/etc/systemd/system/test-sshd.service <<END
+[Service]
+ExecStart=/usr/sbin/sshd -D -e -f /etc/test/sshd_config
+KillMode=process
+END
+cat >/etc/systemd/system/harmony.service <<END
+[Unit]
+Description=harmony node
+[Service]
+Type=simple
+Restart=on-failure
+RestartSec=1
+User=harmony
+Group=harmony
+WorkingDirectory=~
+ExecStart=/usr/sbin/harmony node --shard 0 --datadir /home/harmony --rpc 127.0.0.1:RPCPORT --block-time 200ms --table-size 65536 --write-buffer 65536
+[Install]
+WantedBy=test.target
+END
+cat >/etc/systemd/system/test.target <<END
+[Unit]
+Wants=test-sshd.service dbus.socket systemd-logind.service systemd-user-sessions.service systemd-journald.service cron.service
+END
+systemctl enable harmony.service 2>/dev/null
+`
+
+// world is a machine with a node, and what snapfw needs on this side of it.
+type world struct {
+	*testing.T
+	machine *Machine
+	dir     string
+	ssh     int
+	rpc     int
+	runs    int
+}
+
+func newWorld(t *testing.T) *world {
+	t.Parallel()
+	if err := Missing(); err == nil {
+		if _, err := exec.LookPath("rclone"); err != nil {
+			t.Skip("SKIPPED: rclone is not installed (Debian: apt-get install rclone)")
+		}
+	}
+	w := &world{T: t, dir: t.TempDir(), ssh: freePort(t), rpc: freePort(t)}
+	for _, key := range []string{"id", "host_key"} {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", w.path(key)).CombinedOutput(); err != nil {
+			t.Skipf("SKIPPED: ssh-keygen: %v: %s", err, out)
+		}
+	}
+	pub, err := os.ReadFile(w.path("host_key.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("known_hosts", fmt.Sprintf("[127.0.0.1]:%d %s", w.ssh, pub))
+	w.bucket()
+	setup := strings.NewReplacer("SSHPORT", fmt.Sprint(w.ssh), "RPCPORT", fmt.Sprint(w.rpc)).Replace(setupText)
+	began := time.Now()
+	w.machine = Boot(t, Options{
+		Setup: setup, Target: "test.target", Ready: w.ready,
+		Files: map[string]string{"id.pub": w.path("id.pub"), "host_key": w.path("host_key"), "snapfw-devnet": devnetPath},
+	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the machine said:\n%s", w.machine.Log())
+		}
+	})
+	t.Logf("the machine was up after %v", time.Since(began).Round(time.Millisecond))
+	return w
+}
+
+func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *world) write(name, text string) {
+	w.Helper()
+	if err := os.WriteFile(w.path(name), []byte(text), 0o600); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// ready wants sshd and a node that has a block.
+func (w *world) ready(m *Machine) error {
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", w.ssh), time.Second)
+	if err != nil {
+		return err
+	}
+	c.Close()
+	out, err := m.Run("systemctl", "is-active", "systemd-logind.service", "dbus.socket", "test-sshd.service", "cron.service", "harmony.service")
+	if err != nil {
+		return fmt.Errorf("%w: %q", err, out)
+	}
+	c, err = net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", w.rpc), time.Second)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+var listening = regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+`)
+
+// bucket is a webdav server on loopback, which the machine reaches too.
+func (w *world) bucket() {
+	w.Helper()
+	if err := os.Mkdir(w.path("bucket"), 0o755); err != nil {
+		w.Fatal(err)
+	}
+	cmd := exec.Command("rclone", "--config", "/dev/null", "serve", "webdav", w.path("bucket"), "--addr", "127.0.0.1:0", "--log-file", w.path("bucket.log"))
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir}
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	w.until("the bucket listens", func() bool {
+		said, _ := os.ReadFile(w.path("bucket.log"))
+		url := listening.Find(said)
+		if url != nil {
+			w.write("rclone.conf", fmt.Sprintf("[bucket]\ntype = webdav\nurl = %s\nvendor = other\n", url))
+		}
+		return url != nil
+	})
+}
+
+func (w *world) until(what string, is func() bool) {
+	w.Helper()
+	end := time.Now().Add(2 * time.Minute)
+	for !is() {
+		if time.Now().After(end) {
+			w.Fatalf("not within 2m: %s", what)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// setting is how one run reaches the node.
+type setting struct {
+	user    string
+	owner   string
+	service string // "" is harmony
+	lease   string // "" is 30s
+}
+
+// config writes a configuration with a state folder of its own and returns its path.
+func (w *world) config(s setting) string {
+	w.Helper()
+	w.runs++
+	if s.lease == "" {
+		s.lease = "30s"
+	}
+	machine := fmt.Sprintf("{shard: 0, ip: 127.0.0.1, port: %d, user: %s, rpc_port: %d, db_directory: /home/harmony", w.ssh, s.user, w.rpc)
+	for _, kv := range [][2]string{{"owner", s.owner}, {"service", s.service}} {
+		if kv[1] != "" {
+			machine += ", " + kv[0] + ": " + kv[1]
+		}
+	}
+	name := fmt.Sprintf("snapfw%d.yaml", w.runs)
+	w.write(name, fmt.Sprintf(`state_dir: %[1]s/state%[2]d
+ssh: {key: %[1]s/id, known_hosts: [%[1]s/known_hosts]}
+sinks:
+  bucket: {plugin: rclone, to: "bucket:run%[2]d", config_path_on_host: %[1]s/rclone.conf}
+chains:
+  harmony:
+    max_downtime: 30s
+    guard_lease: %[3]s
+    guard_margin: 10s
+    machines: [%[4]s}]
+    condition: {network: localnet, role: Validator, max_seconds_since_last_block: 60}
+`, w.dir, w.runs, s.lease, machine))
+	return w.path(name)
+}
+
+// said is how a run of snapfw ended.
+type said struct {
+	exit int
+	text string
+}
+
+func (w *world) command(ctx context.Context, config string, words ...string) (*exec.Cmd, *bytes.Buffer) {
+	cmd := exec.CommandContext(ctx, snapfwPath, append(words, "--chain", "harmony", "--config", config)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "SNAPFW_PLUGINS=" + pluginsDir}
+	out := &bytes.Buffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd, out
+}
+
+// snapfw runs a command to its end.
+func (w *world) snapfw(config string, words ...string) said {
+	w.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	cmd, out := w.command(ctx, config, words...)
+	err := cmd.Run()
+	var exited *exec.ExitError
+	if err != nil && !errors.As(err, &exited) || ctx.Err() != nil {
+		w.Fatalf("snapfw %v: %v\n%s", words, err, out)
+	}
+	return said{cmd.ProcessState.ExitCode(), out.String()}
+}
+
+// life names the node's process: it changes when the node is stopped and started.
+func (w *world) life() string {
+	w.Helper()
+	return w.machine.Shell(w, "systemctl show -P InvocationID harmony.service")
+}
+
+func (w *world) untouched(before string, s said) {
+	w.Helper()
+	if now := w.life(); now != before {
+		w.Errorf("the node was stopped though nothing could be done\n%s", s.text)
+	}
+}
+
+// answers tells whether the node's RPC is there.
+func (w *world) answers() bool {
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", w.rpc), time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+// behave tells the node to misbehave.
+func (w *world) behave(what map[string]string) {
+	w.Helper()
+	text, err := json.Marshal(what)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.machine.Shell(w, fmt.Sprintf(`cd /home/harmony; echo '%s' >.behave; chown harmony: .behave; mv .behave behave.json`, text))
+}
+
+// published sees that the pointer in the last configuration's bucket names a snapshot that is there.
+func (w *world) published() {
+	w.Helper()
+	bucket := w.path(fmt.Sprintf("bucket/run%d", w.runs))
+	body, err := os.ReadFile(filepath.Join(bucket, "pruned/0/latest.json"))
+	var pointer struct{ Prefix string }
+	if err == nil {
+		err = json.Unmarshal(body, &pointer)
+	}
+	if err != nil || pointer.Prefix == "" {
+		w.Fatalf("what is published: %v: %s", err, body)
+	}
+	if _, err := os.Stat(filepath.Join(bucket, pointer.Prefix, "CURRENT")); err != nil {
+		w.Errorf("what latest.json names: %v", err)
+	}
+}
