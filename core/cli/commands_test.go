@@ -267,7 +267,7 @@ func sshd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// tree PATH…: prints every file below the paths with mode, size and time; of databases, which live, only the name.
+// tree PATH…: prints every file below the paths with mode, size and time; of databases and logs, which live, only the name.
 func tree(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, false, len(args) > 0, "tree PATH…")
 	for _, root := range args {
@@ -284,6 +284,10 @@ func tree(ts *testscript.TestScript, neg bool, args []string) {
 				if strings.HasPrefix(d.Name(), "harmony_db_") && filepath.Base(filepath.Dir(path)) == "data" {
 					return filepath.SkipDir
 				}
+				return nil
+			}
+			if filepath.Ext(rel) == ".log" {
+				fmt.Fprintln(ts.Stdout(), rel)
 				return nil
 			}
 			info, err := d.Info()

@@ -88,9 +88,9 @@ func (a *app) printNodePlan(n *engine.Node, publish bool) {
 		}
 		a.printf("  %s\n", ph.name)
 		for _, s := range ph.steps {
-			a.printf("    %-28s %s\n", s.Name, commandLine(s.Do))
+			a.printf("    %-36s %s\n", s.Name, commandLine(s.Do))
 			if s.Undo != nil {
-				a.printf("    %-28s %s\n", "  undone by", commandLine(*s.Undo))
+				a.printf("    %-36s %s\n", "  undone by", commandLine(*s.Undo))
 			}
 		}
 	}

@@ -70,7 +70,13 @@ func (v *lines) say(node, kind, text string, p *onhost.Progress) {
 	}
 }
 
-func (v *lines) Move(node, move string) { v.say(node, "move", move, nil) }
+func (v *lines) Move(node, move string) {
+	v.mu.Lock()
+	delete(v.said, node) // the first ten seconds of a move need no progress
+	v.mu.Unlock()
+	v.say(node, "move", move, nil)
+}
+
 func (v *lines) Note(node, text string) { v.say(node, "note", text, nil) }
 func (v *lines) Close()                 {}
 
@@ -79,8 +85,9 @@ func (v *lines) Progress(node string, p onhost.Progress) {
 	if v.said == nil {
 		v.said = map[string]time.Time{}
 	}
-	due := time.Since(v.said[node]) > 10*time.Second
-	if due {
+	last, begun := v.said[node]
+	due := begun && time.Since(last) > 10*time.Second
+	if due || !begun {
 		v.said[node] = time.Now()
 	}
 	v.mu.Unlock()

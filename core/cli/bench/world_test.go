@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,22 +21,21 @@ import (
 	"github.com/snapfw/snapfw/core/internal/journal"
 )
 
-// programs is a folder with what "make build" makes, of this very tree.
+// programs is a folder with what "make build" makes, of this very tree; built when a benchmark wants it.
 var programs string
 
+var build = sync.OnceValue(func() (err error) {
+	if programs, err = os.MkdirTemp("", "snapfw-bench"); err != nil {
+		return err
+	}
+	return buildAll(programs)
+})
+
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "snapfw-bench")
-	if err == nil {
-		programs = dir
-		err = buildAll(dir)
+	code := m.Run()
+	if programs != "" {
+		os.RemoveAll(programs)
 	}
-	code := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = m.Run()
-	}
-	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
@@ -128,6 +128,7 @@ func newWorld(b *testing.B, shards int, flags ...string) *world {
 	if _, err := exec.LookPath("rclone"); err != nil {
 		b.Skip("SKIPPED: rclone is not installed")
 	}
+	must(b, build())
 	w := &world{b: b, dir: b.TempDir()}
 	b.Cleanup(func() {
 		w.devnet("down", "--dir", w.path("net"))

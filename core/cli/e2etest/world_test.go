@@ -377,7 +377,7 @@ func (w *world) untouched() func() {
 }
 
 // patience is how long anything may take on a machine that is busy with other things.
-const patience = 5 * time.Minute
+const patience = 10 * time.Minute
 
 // until waits for something that has to happen.
 func (w *world) until(what string, ok func() bool) {

@@ -38,7 +38,7 @@ machine() { # in namespaces of its own for processes, mounts, hosts' names, IPC 
 	pivot_root . oldroot
 	umount -l /oldroot
 	export container=test
-	exec /lib/systemd/systemd --system --unit="$target" --log-target=console --log-level=notice --show-status=no
+	exec /lib/systemd/systemd --system --unit="$target" --log-target=journal --log-level=info --show-status=no
 }
 
 if [ "$1" = machine ]; then

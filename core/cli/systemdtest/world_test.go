@@ -27,7 +27,7 @@ const (
 // setupText makes a machine as operators have them: the node as a service with a user of its own, whose home
 // nobody else can enter, as well as that of ops; logind ends what a session leaves.
 const setupText = `
-rm -rf /root/.[!.]* # what this machine's root has his shell do
+rm -f /root/.bash* /root/.profile # what this machine's root has his shell do
 cp -a /etc/skel/. /root/
 for user in harmony ops; do
 	useradd --create-home --shell /bin/bash $user
@@ -122,7 +122,8 @@ func newWorld(t *testing.T) *world {
 	})
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the machine said:\n%s", w.machine.Log())
+			journal, err := w.machine.Run("journalctl", "--no-pager", "-n", "60")
+			t.Logf("the machine said (%v):\n%s%s", err, w.machine.Log(), journal)
 		}
 	})
 	t.Logf("the machine was up after %v", time.Since(began).Round(time.Millisecond))

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"debug/elf"
 	"embed"
@@ -78,14 +77,20 @@ var builtIn = sync.OnceValue(func() map[string]program {
 		if !ok {
 			continue
 		}
-		body, err := fs.ReadFile(built, "bin/"+e.Name())
+		// Read where it lies: a copy of it would stay in memory for the whole run.
+		open := func() (io.ReadCloser, error) { return built.Open("bin/" + e.Name()) }
+		r, err := open()
 		if err != nil {
 			continue
 		}
-		sum := sha256.Sum256(body)
+		h := sha256.New()
+		size, err := io.Copy(h, r)
+		r.Close()
+		if err != nil {
+			continue
+		}
 		found[strings.Replace(platform, "-", "/", 1)] = program{
-			name: coreName, sum: hex.EncodeToString(sum[:]), size: int64(len(body)),
-			open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+			name: coreName, sum: hex.EncodeToString(h.Sum(nil)), size: size, open: open,
 		}
 	}
 	return found

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/snapfw/snapfw/core"
@@ -15,16 +16,18 @@ import (
 )
 
 func main() {
-	switch name := filepath.Base(os.Args[0]); name {
-	case "snapfw-toy":
+	_, name, _ := strings.Cut(filepath.Base(os.Args[0]), "snapfw-")
+	name, _, _ = strings.Cut(name, "-") // `plugin add` tries it under a longer name
+	switch name {
+	case "toy":
 		plugin.ServeChain(toy.Chain{})
-	case "snapfw-crash":
+	case "crash":
 		plugin.ServeChain(crash{})
-	case "snapfw-liar":
+	case "liar":
 		plugin.ServeChain(toy.Chain{}) // which says that it is toy
-	case "snapfw-rubbish":
+	case "rubbish":
 		fmt.Println("hello, world")
-	case "snapfw-hang":
+	case "hang":
 		time.Sleep(time.Hour)
 	default:
 		fmt.Fprintf(os.Stderr, "%s: no such plugin\n", name)
