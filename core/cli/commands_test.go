@@ -76,7 +76,7 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 func devnet(ts *testscript.TestScript, neg bool, args []string) {
 	want(ts, neg, false, true, "devnet NODE-FLAG…")
 	program, net := ts.Getenv("DEVNET"), filepath.Join(ts.Getenv("WORK"), "net")
-	up := []string{"up", "--dir", net, "--shards", "2", "--detach", "--", "--block-time", "100ms", "--state-bytes", "2048",
+	up := []string{"up", "--dir", net, "--shards", "2", "--detach", "--", "--block-time", "100ms", "--state-bytes", "4096",
 		"--write-buffer", "65536", "--table-size", "65536"}
 	out, err := exec.Command(program, append(up, args...)...).CombinedOutput()
 	ts.Defer(func() {

@@ -49,7 +49,6 @@ func TestScripts(t *testing.T) {
 // the plugins that no manifest names yet.
 func binaries(t *testing.T) (bin, plugins string) {
 	t.Helper()
-	// Not t.TempDir: its parents can be too long for a plugin's socket, and it is kept for failures.
 	dir := t.TempDir()
 	bin, plugins = filepath.Join(dir, "bin"), filepath.Join(dir, "plugins.d")
 	odd := filepath.Join(bin, "odd")

@@ -112,8 +112,14 @@ func (a *app) takeSnapshot(cmd *cobra.Command, q asked) error {
 
 // canRun refuses what is wrong in the configuration before there is a run that could fail.
 func (s *session) canRun(ctx context.Context, c config.Chain, driver core.Chain, q asked) error {
-	if _, err := driver.Nodes(ctx, c.Own); err != nil {
+	nodes, err := driver.Nodes(ctx, c.Own)
+	if err != nil {
 		return s.place(c.Name, err)
+	}
+	for _, name := range q.nodes {
+		if err := isNode(c.Name, nodes, name); err != nil {
+			return err
+		}
 	}
 	if q.publish && c.Sink == "" {
 		return usage("chain %s has no sink to publish to: name one under sinks: in %s", c.Name, s.file.Path)

@@ -253,6 +253,10 @@ func (s *session) knowsNode(ctx context.Context, c config.Chain, driver core.Cha
 	if err != nil {
 		return s.place(c.Name, err)
 	}
+	return isNode(c.Name, nodes, name)
+}
+
+func isNode(chain string, nodes []core.Node, name string) error {
 	var known []string
 	for _, n := range nodes {
 		if n.Name == name {
@@ -260,7 +264,7 @@ func (s *session) knowsNode(ctx context.Context, c config.Chain, driver core.Cha
 		}
 		known = append(known, n.Name)
 	}
-	return usage("chain %s has no node %q; it has %s", c.Name, name, strings.Join(known, ", "))
+	return usage("chain %s has no node %q; it has %s", chain, name, strings.Join(known, ", "))
 }
 
 // parseUntil reads a time, a duration from now, or "now".

@@ -47,6 +47,13 @@ func startBucket(t *testing.T) (*bucket, string) {
 	return b, fmt.Sprintf("[s3]\ntype = s3\nprovider = Other\naccess_key_id = AKIDEXAMPLE\nsecret_access_key = very-secret-key\nendpoint = %s\nforce_path_style = true\n", server.URL)
 }
 
+// refusing makes the server answer 403 to some requests from now on.
+func (b *bucket) refusing(some func(*http.Request) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refuse = some
+}
+
 func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	b.mu.Lock()

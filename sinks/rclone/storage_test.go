@@ -335,7 +335,7 @@ func TestObjectsRefuse(t *testing.T) {
 func TestObjectsErrors(t *testing.T) {
 	needRclone(t)
 	s := newSite(t, "bucket")
-	s.bucket.refuse = func(*http.Request) bool { return true }
+	s.bucket.refusing(func(*http.Request) bool { return true })
 	ctx := context.WithoutCancel(t.Context())
 	_, putErr := s.sink.Put(ctx, s.target, "x", []byte("1"), core.Condition{})
 	_, _, getErr := s.sink.Get(ctx, s.target, "x")

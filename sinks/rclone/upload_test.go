@@ -324,12 +324,12 @@ func TestUploadFails(t *testing.T) {
 		want  []string
 	}{
 		"a bucket that refuses": {"bucket", func(t *testing.T, s *site, c *copyDir) {
-			s.bucket.refuse = func(*http.Request) bool { return true }
+			s.bucket.refusing(func(*http.Request) bool { return true })
 		}, 1, []string{"403"}},
 		"a bucket that refuses one file": {"bucket", func(t *testing.T, s *site, c *copyDir) {
-			s.bucket.refuse = func(r *http.Request) bool {
+			s.bucket.refusing(func(r *http.Request) bool {
 				return r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/b")
-			}
+			})
 		}, 1, []string{"1 files failed: b: ", "AccessDenied"}},
 		"a remote that is not configured": {"bucket", func(t *testing.T, s *site, c *copyDir) {
 			s.target.Secrets[secret] = "[else]\ntype = local\n"

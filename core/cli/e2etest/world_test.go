@@ -41,7 +41,7 @@ type options struct {
 
 var (
 	busy = []string{"--block-time=50ms", "--state-bytes=4096", "--write-buffer=32768", "--table-size=32768", "--level-size=65536"}
-	calm = []string{"--block-time=200ms", "--state-bytes=256", "--write-buffer=32768", "--table-size=262144"}
+	calm = []string{"--block-time=200ms", "--state-bytes=256", "--write-buffer=4194304", "--table-size=262144", "--look-back=5"}
 )
 
 func newWorld(t *testing.T, o options) *world {
@@ -138,7 +138,7 @@ esac
 	for range shards {
 		w.sshds = append(w.sshds, sshdtest.Start(w.t, sshdtest.Options{
 			Authorized: []string{authorized},
-			Config:     []string{"LogLevel ERROR", "SetEnv PATH=" + w.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Config:     []string{"LogLevel ERROR", "SetEnv HOME=" + w.path("bin") + " PATH=" + w.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		}))
 	}
 }

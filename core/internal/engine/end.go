@@ -95,7 +95,7 @@ func (r *Run) untouched() bool {
 
 // over tells whether nothing is left to do for a node.
 func (r *Run) over(n *Node) bool {
-	if n.Down() || n.Armed {
+	if n.Down() || n.Armed || n.Owes(phaseFreeze) {
 		return false
 	}
 	return !n.Captured || n.Failed != nil || n.Promoted || !r.publishes() && n.Sealed
@@ -266,6 +266,9 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		}
 	}
 	all := errors.Join(errs...)
+	if ctx.Err() != nil && err != nil && errors.Is(err, context.Canceled) && len(errs) == 1 {
+		all = nil // that it was given up is said below
+	}
 	var locked *LockedError
 	_, skip := core.IsSkip(err)
 	switch {

@@ -105,6 +105,18 @@ func TestANodeThatNobodyCanStartIsExitCode10(t *testing.T) {
 	}
 }
 
+// TestAStopThatWasNotAllowed: neither the stop nor its undo may be run, and the node never stopped. That is
+// no node that is down.
+func TestAStopThatWasNotAllowed(t *testing.T) {
+	w := newWorld("node0")
+	w.failures["node0 stop"], w.failures["node0 start"] = 1, 1000
+	r, out, _ := run(t, w, nil)
+	wantExit(t, out, ExitFailed, "scripted failure of stop")
+	if n := r.State().Node("node0"); n.Down() || out.Closed {
+		t.Errorf("down %v, closed %v: want an open run that still owes, and no node down", n.Down(), out.Closed)
+	}
+}
+
 func TestChecksThatStandInTheWay(t *testing.T) {
 	bad := core.Check{Name: "role", Want: "Validator", Got: "ExplorerNode", Fix: "name another node"}
 	for _, c := range []struct {

@@ -144,7 +144,7 @@ func (r *Run) lockNode(ctx context.Context, n *Node) error {
 		return &LockedError{fmt.Sprintf("%s on %s", n.Name, m), l.Holder, l.Until}
 	}
 	renew, stop := context.WithCancel(context.WithoutCancel(ctx))
-	go r.every(renew, r.Settings.Lease, func() { m.Lock(renew, name, r.ID, 4*r.Settings.Lease) })
+	go r.every(renew, r.Settings.Lease, func() { m.RenewLock(renew, name, r.ID, 4*r.Settings.Lease) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unlocks = append(r.unlocks, func() {

@@ -30,6 +30,8 @@ type Machine interface {
 
 	// Lock takes a lock with a lease, or says who has it; the same run takes it again.
 	Lock(ctx context.Context, name, run string, lease time.Duration) (onhost.LockState, error)
+	// RenewLock prolongs a lock that the run has; it does not take one that was given back.
+	RenewLock(ctx context.Context, name, run string, lease time.Duration) (onhost.LockState, error)
 	Unlock(ctx context.Context, name, run string) error
 
 	Open(ctx context.Context, user, path string) (io.ReadCloser, error)

@@ -157,7 +157,11 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, p
 		return nil, unreachable{err}
 	}
 	var sent *core.Sent
-	err = r.retry(ctx, n, "upload", func() error {
+	tries := r.Settings.UploadTries
+	if !n.Captured {
+		tries = min(tries, 2) // of a probe: nothing is lost yet, and somebody waits for the answer
+	}
+	err = r.retryTimes(ctx, n, "upload", tries, func() error {
 		res, err := r.do(ctx, sm, n, phaseUpload+"."+what, job, secret)
 		if err == nil {
 			sent = sentIn(res.Stdout)
@@ -181,11 +185,15 @@ func sentIn(stdout string) *core.Sent {
 
 // retry tries something that may be tried again, with back-off. What was refused is not tried again.
 func (r *Run) retry(ctx context.Context, n *Node, what string, f func() error) error {
+	return r.retryTimes(ctx, n, what, r.Settings.UploadTries, f)
+}
+
+func (r *Run) retryTimes(ctx context.Context, n *Node, what string, tries int, f func() error) error {
 	wait := 2 * time.Second
 	for try := 1; ; try++ {
 		err := f()
 		var refused *RefusedError
-		if err == nil || errors.As(err, &refused) || errors.Is(err, core.ErrUnsupported) || try >= max(r.Settings.UploadTries, 1) {
+		if err == nil || errors.As(err, &refused) || errors.Is(err, core.ErrUnsupported) || try >= max(tries, 1) {
 			return err
 		}
 		if cause := context.Cause(ctx); cause != nil {

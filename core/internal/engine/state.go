@@ -193,9 +193,10 @@ func (n *Node) Owes(phase string) bool {
 	return false
 }
 
-// Down tells whether the node may be down as far as the journal knows.
+// Down tells whether the node may be down as far as the journal knows. One that answered since the
+// stop is up, even where an undo could not be paid: it may never have stopped.
 func (n *Node) Down() bool {
-	return n.Owes(phaseFreeze) || !n.Stopped.IsZero() && n.Up == nil
+	return n.Up == nil && (n.Owes(phaseFreeze) || !n.Stopped.IsZero())
 }
 
 // Fold makes a State of facts.

@@ -157,7 +157,7 @@ func (r *Run) jobID(n *Node, step string) string {
 // verdict makes an error of how a job ended. The last words of its standard error are its reason.
 func verdict(job onhost.Job, res onhost.Result) error {
 	said := strings.TrimSpace(tailOf(res.Stderr, 600))
-	name := strings.Join(job.Argv, " ")
+	name := clip(strings.Join(job.Argv, " "), 100)
 	switch {
 	case res.Err != "":
 		return fmt.Errorf("start %s: %s", name, res.Err)

@@ -65,11 +65,11 @@ func (r *Run) maxDown(n *Node) time.Duration {
 // the guard has fired or the node was down for as long as it may be.
 func (r *Run) watch(ctx context.Context, n *Node) (context.Context, func()) {
 	ctx, end := context.WithCancelCause(ctx)
-	limit := r.maxDown(n)
-	tick := r.Settings.Lease / 3
+	limit, stopped := r.maxDown(n), n.Stopped
+	tick, fired := r.Settings.Lease/3, r.renewal(n)
 	go func() {
 		for {
-			left := limit - r.Clock.Now().Sub(n.Stopped)
+			left := limit - r.Clock.Now().Sub(stopped)
 			if left <= 0 {
 				end(fmt.Errorf("the node was down for %s, as long as it may be (max_downtime)", limit))
 				return
@@ -77,7 +77,7 @@ func (r *Run) watch(ctx context.Context, n *Node) (context.Context, func()) {
 			if r.Clock.Sleep(ctx, min(tick, left)) != nil {
 				return
 			}
-			if r.fired(ctx, n) {
+			if fired(ctx) {
 				end(errVoid)
 				return
 			}
@@ -86,21 +86,27 @@ func (r *Run) watch(ctx context.Context, n *Node) (context.Context, func()) {
 	return ctx, func() { end(nil) }
 }
 
-// fired renews the guard's lease and tells whether it has fired. A machine that can't
-// be asked just now says nothing: if that lasts, the guard fires and the job reports it.
-func (r *Run) fired(ctx context.Context, n *Node) bool {
-	if !n.Armed {
-		return false
+// renewal returns what renews the lease of the guard that is armed now and tells whether it has
+// fired. A machine that can't be asked just now says nothing: if that lasts, the guard fires and
+// the job reports it.
+func (r *Run) renewal(n *Node) func(context.Context) bool {
+	armed, key, node := n.Armed, r.guardKey(n), &Node{Node: n.Node}
+	return func(ctx context.Context) bool {
+		if !armed {
+			return false
+		}
+		ask, cancel := context.WithTimeout(ctx, r.Settings.Lease/2)
+		defer cancel()
+		m, err := r.machine(ask, node)
+		if err != nil {
+			return false
+		}
+		st, err := m.Renew(ask, key)
+		return err == nil && fired(st)
 	}
-	ask, cancel := context.WithTimeout(ctx, r.Settings.Lease/2)
-	defer cancel()
-	m, err := r.machine(ask, n)
-	if err != nil {
-		return false
-	}
-	st, err := m.Renew(ask, r.guardKey(n))
-	return err == nil && (st.State == onhost.Fired || st.State == onhost.Returned)
 }
+
+func fired(st onhost.GuardState) bool { return st.State == onhost.Fired || st.State == onhost.Returned }
 
 // thaw pays the undo of Freeze, whatever happened. It is right also when nothing was frozen.
 func (r *Run) thaw(ctx context.Context, n *Node) error {
@@ -108,7 +114,8 @@ func (r *Run) thaw(ctx context.Context, n *Node) error {
 		return nil
 	}
 	renew, stop := context.WithCancel(ctx)
-	go r.every(renew, r.Settings.Lease/3, func() { r.fired(renew, n) })
+	again := r.renewal(n)
+	go r.every(renew, r.Settings.Lease/3, func() { again(renew) })
 	defer stop()
 	if err := r.pay(ctx, n); err != nil {
 		r.tell(ctx, News{NewsDown, r.ID, n.Name, fmt.Sprintf("%s is down: %v", n.Name, err)})
@@ -117,8 +124,9 @@ func (r *Run) thaw(ctx context.Context, n *Node) error {
 	return nil
 }
 
-// pay pays every undo of Freeze, the newest first. Once the guard has fired the debt is its own, and what it
-// paid is marked, not done again: an operator may have decided otherwise since.
+// pay pays every undo of Freeze, the newest first. What the guard paid is marked, not done again: an
+// operator may have decided otherwise since. One that has fired and not paid yet goes on trying, and so do
+// we: an undo is safe to run twice, and the reason for which it failed may be gone.
 func (r *Run) pay(ctx context.Context, n *Node) error {
 	deadline := r.Clock.Now().Add(r.Settings.UndoTries)
 	wait := time.Second
@@ -146,16 +154,17 @@ func (r *Run) payOnce(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
+	acted := false // the guard: then it has ended the jobs
 	if n.Armed {
 		st, err := m.Guard(ctx, r.guardKey(n))
 		if err != nil {
 			return fmt.Errorf("ask the guard: %w", err)
 		}
-		if st.State == onhost.Fired || st.State == onhost.Returned {
+		if acted = fired(st); acted && st.Paid {
 			return r.paidByGuard(ctx, m, n, st)
 		}
 	}
-	if !n.Captured {
+	if !n.Captured && !acted {
 		if err := m.EndJobs(ctx, r.ID+"/"+n.Name); err != nil {
 			return fmt.Errorf("end what is running: %w", err)
 		}
@@ -176,9 +185,6 @@ func (r *Run) payOnce(ctx context.Context, n *Node) error {
 	if err != nil {
 		return fmt.Errorf("disarm the guard: %w", err)
 	}
-	if st.State == onhost.Fired || st.State == onhost.Returned {
-		return r.paidByGuard(ctx, m, n, st) // it fired while we paid: both undos are safe to run twice
-	}
 	return r.fact(factDisarmed, n.Name, "", st.State)
 }
 
@@ -192,9 +198,6 @@ func (r *Run) payDebt(ctx context.Context, m Machine, n *Node, d Debt) error {
 
 // paidByGuard waits for the guard to have paid and marks the debts.
 func (r *Run) paidByGuard(ctx context.Context, m Machine, n *Node, st onhost.GuardState) error {
-	if !st.Paid {
-		return fmt.Errorf("the guard on the host has fired and is starting the node")
-	}
 	for i := len(n.Debts) - 1; i >= 0; i-- {
 		if d := n.Debts[i]; d.Phase == phaseFreeze {
 			if err := r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "guard"}); err != nil {
@@ -281,7 +284,7 @@ func (r *Run) healthy(ctx context.Context, n *Node) error {
 		settle = 0 // nobody could start it: one look, it may have been started by hand
 	}
 	deadline := r.Clock.Now().Add(settle)
-	wait := 200 * time.Millisecond
+	wait, said := 200*time.Millisecond, r.Clock.Now()
 	for {
 		why := r.healthyNow(ctx, n)
 		if why == nil {
@@ -296,6 +299,10 @@ func (r *Run) healthy(ctx context.Context, n *Node) error {
 				return nil // why it could not be started is said and told
 			}
 			return r.unwell(ctx, n, why, settle)
+		}
+		if r.Clock.Now().Sub(said) > 15*time.Second {
+			said = r.Clock.Now()
+			r.View.Note(n.Name, fmt.Sprintf("waiting until %s at the latest: %v", deadline.Format("15:04:05"), why))
 		}
 		if err := r.Clock.Sleep(ctx, wait); err != nil {
 			return err

@@ -412,6 +412,11 @@ func (m machine) Lock(_ context.Context, name, run string, _ time.Duration) (l o
 	return l, err
 }
 
+func (m machine) RenewLock(_ context.Context, name, run string, _ time.Duration) (l onhost.LockState, err error) {
+	err = m.touch(func() { l = onhost.LockState{Taken: m.h.locks[name] == run, Holder: m.h.locks[name]} })
+	return l, err
+}
+
 func (m machine) Unlock(_ context.Context, name, run string) error {
 	return m.touch(func() {
 		if m.h.locks[name] == run {

@@ -16,6 +16,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -148,6 +149,10 @@ func (s *Server) config(o Options) []byte {
 	var b bytes.Buffer
 	for _, line := range o.Config {
 		fmt.Fprintln(&b, line)
+	}
+	// An empty home: the login shell's own start-up files are not what is tested, and can take longer than it.
+	if !strings.Contains(strings.Join(o.Config, "\n"), "SetEnv ") { // only the first SetEnv line counts
+		fmt.Fprintf(&b, "SetEnv HOME=%s\n", s.Dir)
 	}
 	sessions := o.Sessions
 	if sessions == 0 {
