@@ -16,7 +16,9 @@ build:
 	GOOS=linux GOARCH=arm64 $(STATIC) $(STRIP) -o $(EMBED)/snapfw-host-linux-arm64 ./cmd/snapfw-host
 	$(STATIC) -ldflags "-s -w -X github.com/snapfw/snapfw/core/cli.Version=$(VERSION)" -o bin/snapfw ./cmd/snapfw
 	$(STATIC) $(STRIP) -o plugins.d/snapfw-harmony ./drivers/harmony
+	$(STATIC) $(STRIP) -o plugins.d/snapfw-erigon ./drivers/erigon
 	$(STATIC) $(STRIP) -o plugins.d/snapfw-rclone ./sinks/rclone
+	$(STATIC) $(STRIP) -o plugins.d/snapfw-r2 ./sinks/r2
 	$(STATIC) $(STRIP) -o bin/snapfw-devnet ./drivers/harmony/devnet
 	cd plugins.d && sha256sum snapfw-* > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS
 	chmod 755 bin bin/* plugins.d plugins.d/snapfw-*

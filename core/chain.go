@@ -184,7 +184,8 @@ type Change struct {
 type Verdict struct {
 	Safe     bool
 	Findings []Finding
-	Report   string // for people, Markdown
+	Report   string   // for people, Markdown
+	Classes  []string // every class that a Finding may have, in the order of the report
 }
 
 // Finding is one thing that changed.

@@ -137,7 +137,7 @@ dies meanwhile, and lets consumers see whole snapshots only.`,
 		f.String(s.Flag, "", "the configuration's "+s.Key)
 		f.Lookup(s.Flag).Hidden = s.Key != "state_dir"
 	}
-	root.AddCommand(a.snapshotCmd(), a.planCmd(), a.statusCmd(), a.upCmd(), a.holdCmd(),
+	root.AddCommand(a.snapshotCmd(), a.planCmd(), a.diffCmd(), a.statusCmd(), a.upCmd(), a.holdCmd(),
 		a.runsCmd(), a.showCmd(), a.logsCmd(), a.resumeCmd(), a.cancelCmd(),
 		a.configCmd(), a.pluginCmd(), a.notifyCmd(), a.doctorCmd(), a.versionCmd())
 	wrapArgs(root)

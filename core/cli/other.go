@@ -14,7 +14,6 @@ import (
 	"github.com/snapfw/snapfw/core"
 	"github.com/snapfw/snapfw/core/internal/config"
 	"github.com/snapfw/snapfw/core/internal/engine"
-	"github.com/snapfw/snapfw/core/internal/host"
 	"github.com/snapfw/snapfw/core/internal/plugins"
 )
 
@@ -103,8 +102,7 @@ func (a *app) printSchema(ctx context.Context) error {
 }
 
 func (a *app) convertConfig(cmd *cobra.Command) error {
-	s := &session{app: a, clients: map[string]*pluginClient{}, selves: map[string]host.Binary{}, log: discard}
-	a.session = s
+	s := a.bare()
 	var err error
 	if s.dir, err = plugins.Find(a.pluginsDir); err != nil {
 		return usage("%w", err)

@@ -84,7 +84,7 @@ func binaries(t *testing.T) (bin, plugins string) {
 	build(t, filepath.Join(bin, "snapfw"), "../../cmd/snapfw", "-ldflags", "-X github.com/snapfw/snapfw/core/cli.Version=v0.0.0-script")
 	build(t, filepath.Join(bin, "snapfw-devnet"), "../../drivers/harmony/devnet")
 	var sums []byte
-	for name, pkg := range map[string]string{"harmony": "../../drivers/harmony", "rclone": "../../sinks/rclone"} {
+	for name, pkg := range map[string]string{"harmony": "../../drivers/harmony", "erigon": "../../drivers/erigon", "rclone": "../../sinks/rclone"} {
 		exe := filepath.Join(plugins, "snapfw-"+name)
 		build(t, exe, pkg)
 		copyFile(t, "../../plugins.d/"+name+".yaml", filepath.Join(plugins, name+".yaml"), 0o644)

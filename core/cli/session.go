@@ -52,11 +52,16 @@ type pluginClient = plugin.Client
 
 var discard = slog.New(slog.DiscardHandler)
 
+// bare is a session that knows plugins and nothing else.
+func (a *app) bare() *session {
+	a.session = &session{app: a, clients: map[string]*pluginClient{}, selves: map[string]host.Binary{}, log: discard}
+	return a.session
+}
+
 // open reads the configuration and prepares the rest; no plugin is started and no machine touched by it,
 // but for the driver that reads a file of the tool that it replaces.
 func (a *app) open(ctx context.Context, cmd *cobra.Command) (*session, error) {
-	s := &session{app: a, clients: map[string]*pluginClient{}, selves: map[string]host.Binary{}, log: discard}
-	a.session = s
+	s := a.bare()
 	var err error
 	if s.dir, err = plugins.Find(a.pluginsDir); err != nil {
 		return nil, usage("%w", err)

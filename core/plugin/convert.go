@@ -213,11 +213,11 @@ func fromChange(c *pluginpb.Change) core.Change {
 }
 
 func toVerdict(v core.Verdict) *pluginpb.Verdict {
-	return &pluginpb.Verdict{Safe: v.Safe, Findings: each(v.Findings, toFinding), Report: v.Report}
+	return &pluginpb.Verdict{Safe: v.Safe, Findings: each(v.Findings, toFinding), Report: v.Report, Classes: v.Classes}
 }
 
 func fromVerdict(v *pluginpb.Verdict) core.Verdict {
-	return core.Verdict{Safe: v.GetSafe(), Findings: each(v.GetFindings(), fromFinding), Report: v.GetReport()}
+	return core.Verdict{Safe: v.GetSafe(), Findings: each(v.GetFindings(), fromFinding), Report: v.GetReport(), Classes: v.GetClasses()}
 }
 
 func toFinding(f core.Finding) *pluginpb.Finding {

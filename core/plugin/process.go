@@ -60,7 +60,7 @@ func start(ctx context.Context, c Command) (*process, error) {
 		RunnerFunc:       p.adopt,
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		SkipHostEnv:      true,
-		StartTimeout:     c.StartTimeout,
+		StartTimeout:     c.StartTimeout + 5*time.Second, // ours ends first, and knows why
 		Stderr:           &lines{to: p.said},
 		SyncStderr:       &lines{to: p.said},
 		SyncStdout:       &lines{to: p.said},

@@ -60,7 +60,7 @@ func TestRefusesToStart(t *testing.T) {
 
 	w.ctl("behave", "shard0", "refuse-start=always")
 	w.chain["max_downtime"] = "10s"
-	w.must(10, publish, "a node is down", "snapfw up", "refused")
+	w.must(10, publish, "a node is down", "snapfw up", "ended with exit 1")
 	if !told("shard0 is down") {
 		t.Error("nobody was told that shard0 is down")
 	}

@@ -1938,6 +1938,7 @@ type Verdict struct {
 	Safe          bool                   `protobuf:"varint,1,opt,name=safe,proto3" json:"safe,omitempty"`
 	Findings      []*Finding             `protobuf:"bytes,2,rep,name=findings,proto3" json:"findings,omitempty"`
 	Report        string                 `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	Classes       []string               `protobuf:"bytes,4,rep,name=classes,proto3" json:"classes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1991,6 +1992,13 @@ func (x *Verdict) GetReport() string {
 		return x.Report
 	}
 	return ""
+}
+
+func (x *Verdict) GetClasses() []string {
+	if x != nil {
+		return x.Classes
+	}
+	return nil
 }
 
 type Finding struct {
@@ -3057,11 +3065,12 @@ const file_plugin_proto_rawDesc = "" +
 	"\bproposed\x18\x03 \x03(\v2\x17.snapfw.plugin.v1.EntryR\bproposed\x1aW\n" +
 	"\x0ePublishedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\x05value:\x028\x01\"l\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\x05value:\x028\x01\"\x86\x01\n" +
 	"\aVerdict\x12\x12\n" +
 	"\x04safe\x18\x01 \x01(\bR\x04safe\x125\n" +
 	"\bfindings\x18\x02 \x03(\v2\x19.snapfw.plugin.v1.FindingR\bfindings\x12\x16\n" +
-	"\x06report\x18\x03 \x01(\tR\x06report\"c\n" +
+	"\x06report\x18\x03 \x01(\tR\x06report\x12\x18\n" +
+	"\aclasses\x18\x04 \x03(\tR\aclasses\"c\n" +
 	"\aFinding\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +

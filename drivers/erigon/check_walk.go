@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/snapfw/snapfw/core"
+)
+
+// maxTorrentBytes is more than the torrent of a file of 4 TB needs.
+const maxTorrentBytes = 48 << 20
+
+// otherFolders lie below snapshots/ and are not published.
+var otherFolders = map[string]bool{"forkable": true}
+
+// walkSnapshots lists the files of a datadir's snapshots folder and reads the torrents and the
+// settings among them. It follows no links and creates nothing: Erigon itself would make a datadir of
+// any path that is mistyped.
+func walkSnapshots(ctx context.Context, datadir string, torrents bool) (checkInput, error) {
+	in := checkInput{Torrents: torrents}
+	dir := filepath.Join(datadir, "snapshots")
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return in, fmt.Errorf("%s is no datadir: there is no %s", datadir, dir)
+	}
+	if err != nil {
+		return in, fmt.Errorf("open snapshots: %w", err)
+	}
+	defer root.Close()
+	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case d.IsDir() && (otherFolders[name] || strings.HasPrefix(path.Base(name), ".") && name != "."):
+			return fs.SkipDir
+		case d.IsDir():
+			return nil
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s went away while it was looked at: something works on this datadir", name)
+		}
+		if err != nil {
+			return err
+		}
+		f := checkFile{Name: name, Size: info.Size(), Time: info.ModTime(), Mode: info.Mode()}
+		if _, partial, ok := torrentOf(name); torrents && ok && !partial && f.Mode.IsRegular() {
+			f.Torrent, f.Damage = loadTorrent(root, name, f.Size)
+		}
+		if name == "erigondb.toml" && f.Mode.IsRegular() {
+			if in.Settings, err = readSmall(root, name, 64<<10); err != nil {
+				return err
+			}
+		}
+		in.Files = append(in.Files, f)
+		return nil
+	})
+	if err != nil {
+		return in, fmt.Errorf("look at %s: %w", dir, err)
+	}
+	return in, nil
+}
+
+func loadTorrent(root *os.Root, name string, size int64) (*torrentFile, string) {
+	if size > maxTorrentBytes {
+		return nil, fmt.Sprintf("it has %d bytes", size)
+	}
+	body, err := readSmall(root, name, maxTorrentBytes)
+	if err != nil {
+		return nil, err.Error()
+	}
+	t, err := parseTorrent(body)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return &t, ""
+}
+
+func readSmall(root *os.Root, name string, most int64) ([]byte, error) {
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(body)) > most {
+		err = fmt.Errorf("%s has more than %d bytes", name, most)
+	}
+	return body, err
+}
+
+const checkUsage = `check --datadir DIR [--no-torrents] [--block-txnum N] [--skip JSON] [--json]
+looks at the files of DIR/snapshots, by name, size and torrent. Exit code 0: nothing stands in the
+way of a release, 3: something does.`
+
+// checkVerb is the host verb "check". With --json every finding is a line on stdout.
+func checkVerb(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() { fmt.Fprintln(stderr, checkUsage) }
+	datadir := flags.String("datadir", "", "")
+	without := flags.Bool("no-torrents", false, "")
+	asJSON := flags.Bool("json", false, "")
+	skip := flags.String("skip", "", "")
+	var txnum uint64
+	flags.Func("block-txnum", "", func(s string) (err error) {
+		txnum, err = strconv.ParseUint(s, 10, 64)
+		return err
+	})
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if *datadir == "" || flags.NArg() > 0 {
+		flags.Usage()
+		return 2
+	}
+	var skips []skipRule
+	var err error
+	if *skip != "" {
+		skips, err = readSkips(json.RawMessage(`{"skip_checks":` + *skip + `}`))
+	}
+	if err == nil {
+		var in checkInput
+		if in, err = walkSnapshots(ctx, *datadir, !*without); err == nil {
+			in.BlockTxNum = txnum
+			return printFindings(check(in, skips), len(in.Files), *asJSON, stdout, stderr)
+		}
+	}
+	fmt.Fprintln(stderr, err)
+	return 1
+}
+
+// printFindings writes findings and returns the verb's exit code.
+func printFindings(all []checkFinding, files int, asJSON bool, stdout, stderr io.Writer) int {
+	out := json.NewEncoder(stdout)
+	out.SetEscapeHTML(false)
+	bad := 0
+	for _, f := range all {
+		if f.Severity == severityRefuse {
+			bad++
+		}
+		if asJSON {
+			if err := out.Encode(f); err != nil {
+				fmt.Fprintln(stderr, err)
+				return 1
+			}
+			continue
+		}
+		fix := ""
+		if f.Fix != "" {
+			fix = "; repair: " + f.Fix
+		}
+		fmt.Fprintf(stdout, "%s %s %q: %s%s\n", f.Severity, f.Rule, f.File, f.Text, fix)
+	}
+	if bad > 0 {
+		fmt.Fprintf(stderr, "%d findings stand in the way of a release\n", bad)
+		return core.ExitRefused
+	}
+	fmt.Fprintf(stderr, "%d files, nothing stands in the way of a release\n", files)
+	return core.ExitDone
+}

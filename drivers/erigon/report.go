@@ -1,0 +1,208 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// maxReport keeps a report below what code hosts take as the text of a review (65,536 characters),
+// with room for what is put around it.
+const maxReport = 56 << 10
+
+// maxRows is how many rows of one table are for people; the rest is in the findings.
+const maxRows = 150
+
+// groups are the parts of a report, as the reviewers of the published lists are used to them.
+var groups = []struct {
+	title string
+	holds func(fileName) bool
+}{
+	{"State snapshots", func(f fileName) bool { return f.Family == familyState }},
+	{"Consensus snapshots (caplin)", func(f fileName) bool { return f.Family == familyTable }},
+	{"Execution block snapshots", func(f fileName) bool { return f.Family == familyBlock || f.Family == familySlot }},
+	{"Other files", func(f fileName) bool { return f.Family == 0 || !f.ranged() }},
+}
+
+// sections are the classes of a report: what refuses comes first, each with what it means.
+var sections = []struct {
+	class, title, means string
+	fold                bool // one row for all types with the same ranges
+}{
+	{classHash, "Hash changes", "Published content would change under its name: nodes that have the old bytes do not match any more.", false},
+	{classDeletion, "Unexpected deletions", "Files go that neither a merge nor a new version explains.", false},
+	{classConflict, "Version conflicts", "Two versions of the same file for the same range break nodes that download them.", false},
+	{classDowngrade, "Version downgrades", "A file is replaced by one of a lower version: most likely an old binary made it.", false},
+	{classGap, "Gaps", "A part of the chain is in no file.", false},
+	{classOverlap, "Overlaps", "A part of the chain is in two files: most likely leftovers of a merge.", false},
+	{classForeign, "Foreign files", "Names that no snapshot file has.", false},
+	{classDiffer, "The published lists differ", "The review's list and the bucket's are not the same; the change was judged against each.", false},
+	{classIncomplete, "Data without index, or index without data", "For your information: the checks of the files decide about this.", true},
+	{classMerge, "Merged ranges", "", true},
+	{classAdded, "New data", "", true},
+	{classUpgrade, "Version upgrades", "", true},
+}
+
+// report writes a judgement as Markdown.
+func report(j judgement, changes []change) string {
+	by := map[string][]change{}
+	for _, c := range changes {
+		if c.class == classAdded && c.detail != "new" {
+			continue // it is in the tables of merges and upgrades
+		}
+		by[c.class] = append(by[c.class], c)
+	}
+	var b strings.Builder
+	summary(&b, j, changes)
+	for _, s := range sections {
+		found := by[s.class]
+		if len(found) == 0 {
+			if refusing[s.class] && s.class != classForeign {
+				fmt.Fprintf(&b, "\n### ✅ %s\n\nNone.\n", s.title)
+			}
+			continue
+		}
+		mark := ""
+		if slices.ContainsFunc(found, change.refuses) {
+			mark = "🚨 "
+		} else if refusing[s.class] || s.class == classDiffer {
+			mark = "⚠️ "
+		}
+		fmt.Fprintf(&b, "\n### %s%s (%d)\n", mark, s.title, len(found))
+		if s.means != "" {
+			fmt.Fprintf(&b, "\n> %s\n", s.means)
+		}
+		for _, g := range groups {
+			rows := slices.DeleteFunc(slices.Clone(found), func(c change) bool { return !g.holds(c.at.fileName) })
+			if len(rows) > 0 {
+				fmt.Fprintf(&b, "\n#### %s\n\n", g.title)
+				table(&b, s.fold, rows)
+			}
+		}
+	}
+	return capped(b.String())
+}
+
+func capped(text string) string {
+	if len(text) <= maxReport {
+		return text
+	}
+	cut := strings.LastIndexByte(text[:maxReport], '\n') + 1
+	return text[:cut] + "\n**The report is cut here; the findings hold the rest.**\n"
+}
+
+// summary is the verdict and the figures. Like the review script it counts a changed hash both
+// as a removed and as an added line.
+func summary(b *strings.Builder, j judgement, changes []change) {
+	count, open := map[string]int{}, map[string]int{}
+	for _, c := range changes {
+		count[c.class]++
+		if c.refuses() {
+			open[c.class]++
+		}
+	}
+	var why []string
+	for _, s := range sections {
+		if n := open[s.class]; n > 0 {
+			why = append(why, fmt.Sprintf("%s: %d", strings.ToLower(s.title), n))
+		}
+	}
+	if len(why) == 0 {
+		b.WriteString("**Verdict: safe**\n\n")
+	} else {
+		fmt.Fprintf(b, "**Verdict: refuse** (%s)\n\n", strings.Join(why, ", "))
+	}
+	if len(j.published) == 0 {
+		fmt.Fprintf(b, "Nothing is published yet; %d entries are proposed.\n", len(j.proposed.sums))
+	}
+	for _, l := range j.published {
+		removed, added := lines(l, changes)
+		fmt.Fprintf(b, "- %s → proposed: %d → %d entries, %d lines removed, %d added (a changed hash counts in both)\n",
+			cell(l.where), len(l.sums), len(j.proposed.sums), removed, added)
+	}
+	if end := j.proposed.end(familyBlock); end > 0 {
+		fmt.Fprintf(b, "- blocks end at %d000\n", end)
+	}
+	if end := j.proposed.end(familyState); end > 0 {
+		fmt.Fprintf(b, "- state ends at step %d\n", end)
+	}
+}
+
+// lines counts what a diff of two lists would show.
+func lines(old *list, changes []change) (removed, added int) {
+	for _, c := range changes {
+		if c.since == nil || c.since.contents != old.contents {
+			continue
+		}
+		switch c.class {
+		case classRemoved:
+			removed++
+		case classAdded:
+			added++
+		case classHash:
+			removed++
+			added++
+		}
+	}
+	return removed, added
+}
+
+// end is where the furthest file of a family ends.
+func (l *list) end(f family) (end uint64) {
+	for _, file := range l.files {
+		if file.Family == f {
+			end = max(end, file.To)
+		}
+	}
+	return end
+}
+
+// table writes one row a finding, or one row for all types of the same folder, range and detail.
+func table(b *strings.Builder, fold bool, found []change) {
+	if !fold {
+		b.WriteString("| File | What | Allowed because |\n|---|---|---|\n")
+		for _, c := range found[:min(len(found), maxRows)] {
+			fmt.Fprintf(b, "| `%s` | %s | %s |\n", cell(c.at.Name), cell(c.detail), cell(c.reason))
+		}
+		rest(b, len(found)-maxRows)
+		return
+	}
+	type row struct{ dir, span, detail string }
+	types := map[row][]string{}
+	var rows []row
+	for _, c := range found {
+		r := row{c.at.Dir, c.at.Ver.String() + " " + c.at.span(), c.detail}
+		if !c.at.ranged() || c.at.Family == 0 {
+			r.span = c.at.Name
+		}
+		if types[r] == nil {
+			rows = append(rows, r)
+		}
+		types[r] = append(types[r], c.at.Type+"."+c.at.Ext)
+	}
+	b.WriteString("| Folder | Range | Types | What |\n|---|---|---|---|\n")
+	for _, r := range rows[:min(len(rows), maxRows)] {
+		slices.Sort(types[r])
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", r.dir, cell(r.span), cell(strings.Join(slices.Compact(types[r]), ", ")), cell(r.detail))
+	}
+	rest(b, len(rows)-maxRows)
+}
+
+func rest(b *strings.Builder, n int) {
+	if n > 0 {
+		fmt.Fprintf(b, "\n… and %d rows more.\n", n)
+	}
+}
+
+// cell makes a text harmless inside a table: names may come from a bucket that others write to.
+func cell(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '|' || r == '`' || r == '<' || r == '>' || r == '[' || r == ']' || r == '@':
+			return '?'
+		case r < ' ' || r == 0x7f:
+			return ' '
+		}
+		return r
+	}, text)
+}

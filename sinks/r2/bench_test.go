@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/snapfw/snapfw/core"
+)
+
+// BenchmarkUpload sends $SNAPFW_BENCH_MIB (4096) in 40 files, and rclone sends the same to the same server through
+// the same proxy, with as many files, parts and sums: the metric "ratio" is rclone's time by ours.
+func BenchmarkUpload(b *testing.B) {
+	rclone, err := exec.LookPath("rclone")
+	if err != nil {
+		b.Skip("NO RCLONE, NOT COMPARED")
+	}
+	total := int64(4096)
+	if v, err := strconv.ParseInt(os.Getenv("SNAPFW_BENCH_MIB"), 10, 64); err == nil {
+		total = v
+	}
+	c := newCopy(b)
+	for i := range 40 {
+		c.add(b, fmt.Sprintf("f%02d.kv", i), total*mib/40, 1)
+	}
+	c.write(b)
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	var ours, theirs time.Duration
+	for b.Loop() {
+		s := newSite(b, "bench")
+		target := s.with(map[string]any{"part_size_mib": 64})
+		cmd, err := newSink().Upload(b.Context(), target, core.UploadRequest{Dir: c.dir, List: c.list, Prefix: "ours"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ours += timed(b, []string{accessEnv + "=" + testKey, secretEnv + "=" + testSecret}, append([]string{self}, cmd.Argv[1:]...)...)
+		conf := filepath.Join(b.TempDir(), "rclone.conf")
+		r, err := readConfig(target)
+		if err != nil {
+			b.Fatal(err)
+		}
+		text := fmt.Sprintf("[s]\ntype = s3\nprovider = Cloudflare\naccess_key_id = %s\nsecret_access_key = %s\nregion = auto\nendpoint = %s\nno_check_bucket = true\n", testKey, testSecret, r.Endpoint)
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		s.lax = true
+		theirs += timed(b, []string{"HOME=" + b.TempDir()}, rclone, "--config", conf, "copy", c.dir, "s:bench/theirs",
+			"--transfers", "8", "--s3-upload-concurrency", "2", "--s3-chunk-size", "64Mi", "--s3-upload-cutoff", "64Mi", "--retries", "1")
+		os.RemoveAll(s.dir)
+	}
+	b.ReportMetric(float64(total)*float64(b.N)/ours.Seconds(), "MiB/s")
+	b.ReportMetric(float64(total)*float64(b.N)/theirs.Seconds(), "rclone-MiB/s")
+	b.ReportMetric(theirs.Seconds()/ours.Seconds(), "ratio")
+}
+
+func timed(b *testing.B, env []string, argv ...string) time.Duration {
+	b.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var said bytes.Buffer
+	cmd.Env, cmd.Stderr = env, &said
+	begin := time.Now()
+	if err := cmd.Run(); err != nil {
+		b.Fatalf("%s: %v: %s", argv[0], err, said.String())
+	}
+	return time.Since(begin)
+}
