@@ -38,9 +38,9 @@ test: build
 chaos:
 	SNAPFW_CHAOS=1 $(GO) test -timeout 2h -v -run 'Death' ./core/internal/engine
 
-# bench measures and prints one table; nothing fails on a figure. `go run ./core/cli/bench -list` names its groups.
+# bench measures and prints one table; nothing fails on a figure. `go run ./examples/bench -list` names its groups.
 bench:
-	@$(GO) run ./core/cli/bench $(GROUPS)
+	@$(GO) run ./examples/bench $(GROUPS)
 
 # fuzz gives every fuzz target FUZZTIME.
 FUZZTIME ?= 30s

@@ -62,7 +62,7 @@ func TestCoreNamesNoPlugin(t *testing.T) {
 
 // testsOnly tells the folders that are part of tests. plugintest is none of them: strangers run it.
 func testsOnly(name string) bool {
-	return name == "testdata" || name == "bench" || strings.HasSuffix(name, "test") && name != "plugintest"
+	return name == "testdata" || strings.HasSuffix(name, "test") && name != "plugintest"
 }
 
 func folders(t *testing.T, dir string) []string {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"encoding/json"
@@ -178,6 +178,7 @@ func BenchmarkNodes(b *testing.B) {
 	for b.Loop() {
 		w := newWorld(b, 100, "--block-time", "5s", "--state-bytes", "64")
 		w.configure(w.path("published"), nil)
+		w.firstBlocks()
 		r := w.snapshot()
 		w.moves(r)
 		made, _ := w.sshd.Connections()

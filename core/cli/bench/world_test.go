@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"crypto/sha256"
@@ -152,6 +152,19 @@ func newWorld(b *testing.B, shards int, flags ...string) *world {
 
 func (w *world) path(names ...string) string {
 	return filepath.Join(append([]string{w.dir}, names...)...)
+}
+
+// firstBlocks waits until every node has made a block: a chain's first one is years old.
+func (w *world) firstBlocks() {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		out, err := exec.Command(filepath.Join(programs, "snapfw-devnet"), "ctl", "--dir", w.path("net"), "status").Output()
+		if nodes := strings.Count(string(out), `"name":`); err == nil && nodes > 0 && strings.Count(string(out), `"height":`) == nodes {
+			return // a height of 0 is left out
+		}
+		if time.Now().After(end) {
+			w.b.Fatalf("a node has no block after a minute: %v", err)
+		}
+	}
 }
 
 // devnet runs snapfw-devnet, and returns how long it took.
