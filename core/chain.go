@@ -47,9 +47,13 @@ type Description struct {
 
 // IntentInfo announces something that a driver can plan.
 type IntentInfo struct {
-	Name    string // "snapshot", "release", or a repair: "retire"
-	Summary string // one line, for help
-	Args    []ArgInfo
+	Name    string    // "snapshot", "release", or a repair: "retire"
+	Summary string    // one line, for help
+	Args    []ArgInfo // the words after a repair's name are the values of its first list
+
+	// Down says that a node which is down may be worked on too, as it is for a repair. Then its
+	// Status stands in nobody's way, and a plan without Freeze leaves it down.
+	Down bool
 }
 
 // ArgInfo is one argument of an intent; it becomes a flag of the command line.

@@ -19,7 +19,7 @@
 // Calls are stateless. What a call needs travels with it, so that a plugin that
 // died is started again and asked again; there is no Init and no Close. An
 // ability that not every plugin has is an optional interface ([Catalog],
-// [Judge], [Importer], [Copier], [Purger]).
+// [Judge], [Importer], [Copier], [Purger], [Fronted]).
 //
 // This package imports the standard library only.
 package core

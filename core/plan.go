@@ -14,11 +14,16 @@ type Plan struct {
 	Prove   []Step // after the upload: read back what consumers will read
 
 	// Data is the directory, absolute on the host, that Capture leaves, holding what to
-	// publish. Seal leaves "entries.jsonl" in Data's parent: one JSON Entry a line.
+	// publish. Seal leaves "entries.jsonl" in Data's parent: one JSON Entry a line. It is
+	// "" where nothing is to be published: a repair.
+	//
+	// Where keys are replaced in place, "prove.jsonl" lies in Data's parent when Prove runs: the
+	// entries whose keys changed. Prove's commands have SNAPFW_FRONT_URL, and SNAPFW_FRONT_HEADER
+	// ("Name: value"), where the sink says what consumers read from: see Front.
 	Data string
 
 	Publish Layout
-	MaxDown time.Duration // the longest that the node may be down; 0 as configured
+	MaxDown time.Duration // the longest that the node may be down, where none is configured; 0 is five minutes
 	Settle  time.Duration // how long it may take, once started, to answer and to move on; 0 is ten minutes
 	Owner   string        // the user who owns the data; "" the login user
 
@@ -68,7 +73,11 @@ type Progress struct {
 type Layout struct {
 	Prefix  string // may hold {NAME} for a value kept under NAME, the only substitution there is
 	Pointer string // the key of what consumers read first, written last; its folder is the series that retention looks at
-	InPlace bool   // keys are replaced in place (staged, then moved) instead of new ones being made
+
+	// InPlace says that keys are replaced in place, staged and then moved, instead of new ones being made, and
+	// that the pointer is the list that the chain's Catalog renders: for a Chain that is a
+	// Catalog and a Judge. Prefix "" is the storage's root.
+	InPlace bool
 }
 
 // Entry is one file of a snapshot. Name is relative to Plan.Data, with forward slashes.

@@ -34,7 +34,8 @@ type Sink interface {
 
 // Copier is implemented by a Sink that copies inside the storage, whatever the size.
 // It yields every move that is done and carries on after a failure: moves that are done
-// already are yielded again, not copied again. Metadata is kept.
+// already are yielded again, not copied again. Metadata is kept. A move from a key to itself makes
+// the object young again where the storage expires objects by age and its age is half of that; else it does nothing.
 type Copier interface {
 	Copy(ctx context.Context, t Target, moves []Move) iter.Seq2[Move, error]
 }
@@ -42,6 +43,19 @@ type Copier interface {
 // Purger is implemented by a Sink with a cache in front of it.
 type Purger interface {
 	Purge(ctx context.Context, t Target, keys ...string) error
+}
+
+// Fronted is implemented by a Sink whose consumers read from an address of its own: a CDN.
+type Fronted interface {
+	// Front returns ErrUnsupported where none is configured.
+	Front(ctx context.Context, t Target) (Front, error)
+}
+
+// Front is where consumers read a key: at URL + "/" + key.
+type Front struct {
+	URL    string // "https://snapshots.example.org"; no slash at its end
+	Header string // the name of a header without which it refuses; "" if there is none
+	Secret string // the property of the sink's configuration that holds the header's value
 }
 
 // Target is one configured storage. Keys are relative to the place that Config names.

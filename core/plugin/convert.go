@@ -62,11 +62,11 @@ func fromDescription(d *pluginpb.Description) core.Description {
 }
 
 func toIntentInfo(i core.IntentInfo) *pluginpb.IntentInfo {
-	return &pluginpb.IntentInfo{Name: i.Name, Summary: i.Summary, Args: each(i.Args, toArgInfo)}
+	return &pluginpb.IntentInfo{Name: i.Name, Summary: i.Summary, Args: each(i.Args, toArgInfo), Down: i.Down}
 }
 
 func fromIntentInfo(i *pluginpb.IntentInfo) core.IntentInfo {
-	return core.IntentInfo{Name: i.GetName(), Summary: i.GetSummary(), Args: each(i.GetArgs(), fromArgInfo)}
+	return core.IntentInfo{Name: i.GetName(), Summary: i.GetSummary(), Args: each(i.GetArgs(), fromArgInfo), Down: i.GetDown()}
 }
 
 func toArgInfo(a core.ArgInfo) *pluginpb.ArgInfo {
@@ -267,6 +267,14 @@ func toCondition(c core.Condition) *pluginpb.Condition {
 
 func fromCondition(c *pluginpb.Condition) core.Condition {
 	return core.Condition{IfNoneMatch: c.GetIfNoneMatch(), IfMatch: c.GetIfMatch()}
+}
+
+func toFront(f core.Front) *pluginpb.FrontReply {
+	return &pluginpb.FrontReply{Url: f.URL, Header: f.Header, Secret: f.Secret}
+}
+
+func fromFront(f *pluginpb.FrontReply) core.Front {
+	return core.Front{URL: f.GetUrl(), Header: f.GetHeader(), Secret: f.GetSecret()}
 }
 
 func toMove(m core.Move) *pluginpb.Move {

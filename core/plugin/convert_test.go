@@ -108,6 +108,7 @@ func TestRoundTrip(t *testing.T) {
 	t.Run("Output", roundTrip(toOutput, fromOutput))
 	t.Run("Plan", roundTrip(toPlan, fromPlan))
 	t.Run("Command", roundTrip(toCommand, fromCommand))
+	t.Run("Front", roundTrip(toFront, fromFront))
 	t.Run("Entry", roundTrip(toEntry, fromEntry))
 	t.Run("Change", roundTrip(toChange, fromChange))
 	t.Run("Verdict", roundTrip(toVerdict, fromVerdict))
@@ -123,12 +124,12 @@ func TestRoundTrip(t *testing.T) {
 func TestRoundTripCoversTheContract(t *testing.T) {
 	covered := map[string]bool{}
 	for _, v := range []any{core.Description{}, core.Node{}, core.Status{}, core.Intent{}, core.Output{}, core.Plan{}, core.Entry{},
-		core.Change{}, core.Verdict{}, core.Target{}, core.UploadRequest{}, core.Object{}, core.Condition{}, core.Move{}} {
+		core.Change{}, core.Verdict{}, core.Target{}, core.UploadRequest{}, core.Object{}, core.Condition{}, core.Move{}, core.Front{}} {
 		cover(reflect.TypeOf(v), covered)
 	}
 	for _, iface := range []reflect.Type{
 		reflect.TypeFor[core.Chain](), reflect.TypeFor[core.Catalog](), reflect.TypeFor[core.Judge](), reflect.TypeFor[core.Importer](),
-		reflect.TypeFor[core.Sink](), reflect.TypeFor[core.Copier](), reflect.TypeFor[core.Purger](), reflect.TypeFor[core.Host](),
+		reflect.TypeFor[core.Sink](), reflect.TypeFor[core.Copier](), reflect.TypeFor[core.Purger](), reflect.TypeFor[core.Fronted](), reflect.TypeFor[core.Host](),
 	} {
 		used := map[string]bool{}
 		for i := range iface.NumMethod() {

@@ -27,5 +27,11 @@ const (
 // for what goes with them.
 const maxMessage = 65 << 20
 
+// The two ends are on one machine: a list of some MB should not have to be asked for piece by piece.
+const (
+	window     = 8 << 20
+	bufferSize = 256 << 10
+)
+
 // Output of a program is cut here, each of stdout and stderr: see core.Output.
 const maxOutput = 1 << 20

@@ -115,7 +115,7 @@ func (c *Client) Chain() (core.Chain, error) {
 	return &chainClient{c}, nil
 }
 
-// Sink is the plugin as a core.Sink. It implements core.Copier and core.Purger too; their
+// Sink is the plugin as a core.Sink. It implements core.Copier, core.Purger and core.Fronted too; their
 // methods return core.ErrUnsupported where the plugin has no such thing.
 func (c *Client) Sink() (core.Sink, error) {
 	if c.description.Kind != core.KindSink {

@@ -65,8 +65,11 @@ func start(ctx context.Context, c Command) (*process, error) {
 		SyncStderr:       &lines{to: p.said},
 		SyncStdout:       &lines{to: p.said},
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: dir},
-		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))},
+		GRPCDialOptions: []grpc.DialOption{
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+			grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
+			grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize),
+		},
 		Logger: hclog.NewNullLogger(),
 	})
 	late, cancel := context.WithTimeout(ctx, c.StartTimeout)

@@ -51,7 +51,7 @@ func ServeChain(c core.Chain, verbs ...Verb) {
 }
 
 // ServeSink is the main of a sink's plugin, as ServeChain is of a chain's. s may implement
-// core.Copier and core.Purger too.
+// core.Copier, core.Purger and core.Fronted too.
 func ServeSink(k core.Sink, verbs ...Verb) {
 	serve(k, verbs, func(s *grpc.Server) {
 		pluginpb.RegisterSinkServer(s, &sinkServer{sink: k})
@@ -60,6 +60,9 @@ func ServeSink(k core.Sink, verbs ...Verb) {
 		}
 		if purger, ok := k.(core.Purger); ok {
 			pluginpb.RegisterPurgerServer(s, &purgerServer{purger: purger})
+		}
+		if fronted, ok := k.(core.Fronted); ok {
+			pluginpb.RegisterFrontedServer(s, &frontedServer{fronted: fronted})
 		}
 	})
 }
@@ -80,6 +83,8 @@ func serve(p core.Plugin, verbs []Verb, register func(*grpc.Server)) {
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
 			return grpc.NewServer(append(opts,
 				grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+				grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window),
+				grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize),
 				grpc.UnaryInterceptor(catchUnary), grpc.StreamInterceptor(catchStream))...)
 		},
 		Logger: hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: os.Stderr}),

@@ -218,3 +218,13 @@ type purgerServer struct {
 func (s *purgerServer) Purge(ctx context.Context, r *pluginpb.PurgeRequest) (*pluginpb.PurgeReply, error) {
 	return &pluginpb.PurgeReply{}, encodeError(s.purger.Purge(ctx, fromTarget(r.GetTarget()), r.GetKeys()...))
 }
+
+type frontedServer struct {
+	pluginpb.UnimplementedFrontedServer
+	fronted core.Fronted
+}
+
+func (s *frontedServer) Front(ctx context.Context, r *pluginpb.FrontRequest) (*pluginpb.FrontReply, error) {
+	f, err := s.fronted.Front(ctx, fromTarget(r.GetTarget()))
+	return toFront(f), encodeError(err)
+}

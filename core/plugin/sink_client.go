@@ -19,6 +19,8 @@ var (
 	_ core.Sink   = (*sinkClient)(nil)
 	_ core.Copier = (*sinkClient)(nil)
 	_ core.Purger = (*sinkClient)(nil)
+
+	_ core.Fronted = (*sinkClient)(nil)
 )
 
 func (k *sinkClient) Describe(context.Context) (core.Description, error) {
@@ -92,6 +94,13 @@ func (k *sinkClient) Purge(ctx context.Context, t core.Target, keys ...string) e
 		return pluginpb.NewPurgerClient(conn).Purge(ctx, &pluginpb.PurgeRequest{Target: toTarget(t), Keys: keys})
 	})
 	return err
+}
+
+func (k *sinkClient) Front(ctx context.Context, t core.Target) (core.Front, error) {
+	r, err := ask(ctx, k.c, "say where consumers read", func(conn *grpc.ClientConn) (*pluginpb.FrontReply, error) {
+		return pluginpb.NewFrontedClient(conn).Front(ctx, &pluginpb.FrontRequest{Target: toTarget(t)})
+	})
+	return fromFront(r), err
 }
 
 // listing is a call whose answers come one by one. When the plugin dies over it, it is asked

@@ -201,6 +201,7 @@ type IntentInfo struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Summary       string                 `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
 	Args          []*ArgInfo             `protobuf:"bytes,3,rep,name=args,proto3" json:"args,omitempty"`
+	Down          bool                   `protobuf:"varint,4,opt,name=down,proto3" json:"down,omitempty"` // a node that is down may be worked on too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -254,6 +255,13 @@ func (x *IntentInfo) GetArgs() []*ArgInfo {
 		return x.Args
 	}
 	return nil
+}
+
+func (x *IntentInfo) GetDown() bool {
+	if x != nil {
+		return x.Down
+	}
+	return false
 }
 
 type ArgInfo struct {
@@ -2921,6 +2929,110 @@ func (*PurgeReply) Descriptor() ([]byte, []int) {
 	return file_plugin_proto_rawDescGZIP(), []int{44}
 }
 
+type FrontRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        *Target                `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FrontRequest) Reset() {
+	*x = FrontRequest{}
+	mi := &file_plugin_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FrontRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FrontRequest) ProtoMessage() {}
+
+func (x *FrontRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FrontRequest.ProtoReflect.Descriptor instead.
+func (*FrontRequest) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *FrontRequest) GetTarget() *Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+type FrontReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Header        string                 `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
+	Secret        string                 `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FrontReply) Reset() {
+	*x = FrontReply{}
+	mi := &file_plugin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FrontReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FrontReply) ProtoMessage() {}
+
+func (x *FrontReply) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FrontReply.ProtoReflect.Descriptor instead.
+func (*FrontReply) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *FrontReply) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *FrontReply) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *FrontReply) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
 var File_plugin_proto protoreflect.FileDescriptor
 
 const file_plugin_proto_rawDesc = "" +
@@ -2935,12 +3047,13 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06schema\x18\x05 \x01(\fR\x06schema\x12\x14\n" +
 	"\x05never\x18\x06 \x03(\tR\x05never\x12\x1a\n" +
 	"\bprograms\x18\a \x03(\tR\bprograms\x12\x1a\n" +
-	"\benforces\x18\b \x03(\tR\benforces\"i\n" +
+	"\benforces\x18\b \x03(\tR\benforces\"}\n" +
 	"\n" +
 	"IntentInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12-\n" +
-	"\x04args\x18\x03 \x03(\v2\x19.snapfw.plugin.v1.ArgInfoR\x04args\"a\n" +
+	"\x04args\x18\x03 \x03(\v2\x19.snapfw.plugin.v1.ArgInfoR\x04args\x12\x12\n" +
+	"\x04down\x18\x04 \x01(\bR\x04down\"a\n" +
 	"\aArgInfo\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
@@ -3142,7 +3255,14 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06target\x18\x01 \x01(\v2\x18.snapfw.plugin.v1.TargetR\x06target\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\"\f\n" +
 	"\n" +
-	"PurgeReply2V\n" +
+	"PurgeReply\"@\n" +
+	"\fFrontRequest\x120\n" +
+	"\x06target\x18\x01 \x01(\v2\x18.snapfw.plugin.v1.TargetR\x06target\"N\n" +
+	"\n" +
+	"FrontReply\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
+	"\x06header\x18\x02 \x01(\tR\x06header\x12\x16\n" +
+	"\x06secret\x18\x03 \x01(\tR\x06secret2V\n" +
 	"\x06Plugin\x12L\n" +
 	"\bDescribe\x12!.snapfw.plugin.v1.DescribeRequest\x1a\x1d.snapfw.plugin.v1.Description2\xe0\x01\n" +
 	"\x05Chain\x12A\n" +
@@ -3165,7 +3285,9 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06Copier\x12?\n" +
 	"\x04Copy\x12\x1d.snapfw.plugin.v1.CopyRequest\x1a\x16.snapfw.plugin.v1.Move0\x012O\n" +
 	"\x06Purger\x12E\n" +
-	"\x05Purge\x12\x1e.snapfw.plugin.v1.PurgeRequest\x1a\x1c.snapfw.plugin.v1.PurgeReplyB/Z-github.com/snapfw/snapfw/core/plugin/pluginpbb\x06proto3"
+	"\x05Purge\x12\x1e.snapfw.plugin.v1.PurgeRequest\x1a\x1c.snapfw.plugin.v1.PurgeReply2P\n" +
+	"\aFronted\x12E\n" +
+	"\x05Front\x12\x1e.snapfw.plugin.v1.FrontRequest\x1a\x1c.snapfw.plugin.v1.FrontReplyB/Z-github.com/snapfw/snapfw/core/plugin/pluginpbb\x06proto3"
 
 var (
 	file_plugin_proto_rawDescOnce sync.Once
@@ -3179,7 +3301,7 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_plugin_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: snapfw.plugin.v1.DescribeRequest
 	(*Description)(nil),           // 1: snapfw.plugin.v1.Description
@@ -3226,15 +3348,17 @@ var file_plugin_proto_goTypes = []any{
 	(*CopyRequest)(nil),           // 42: snapfw.plugin.v1.CopyRequest
 	(*PurgeRequest)(nil),          // 43: snapfw.plugin.v1.PurgeRequest
 	(*PurgeReply)(nil),            // 44: snapfw.plugin.v1.PurgeReply
-	nil,                           // 45: snapfw.plugin.v1.Intent.ArgsEntry
-	nil,                           // 46: snapfw.plugin.v1.Command.EnvEntry
-	nil,                           // 47: snapfw.plugin.v1.Entry.SumsEntry
-	nil,                           // 48: snapfw.plugin.v1.Change.PublishedEntry
-	nil,                           // 49: snapfw.plugin.v1.Target.SecretsEntry
-	nil,                           // 50: snapfw.plugin.v1.Object.SumsEntry
-	nil,                           // 51: snapfw.plugin.v1.Object.MetaEntry
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
+	(*FrontRequest)(nil),          // 45: snapfw.plugin.v1.FrontRequest
+	(*FrontReply)(nil),            // 46: snapfw.plugin.v1.FrontReply
+	nil,                           // 47: snapfw.plugin.v1.Intent.ArgsEntry
+	nil,                           // 48: snapfw.plugin.v1.Command.EnvEntry
+	nil,                           // 49: snapfw.plugin.v1.Entry.SumsEntry
+	nil,                           // 50: snapfw.plugin.v1.Change.PublishedEntry
+	nil,                           // 51: snapfw.plugin.v1.Target.SecretsEntry
+	nil,                           // 52: snapfw.plugin.v1.Object.SumsEntry
+	nil,                           // 53: snapfw.plugin.v1.Object.MetaEntry
+	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
 }
 var file_plugin_proto_depIdxs = []int32{
 	2,  // 0: snapfw.plugin.v1.Description.intents:type_name -> snapfw.plugin.v1.IntentInfo
@@ -3251,34 +3375,34 @@ var file_plugin_proto_depIdxs = []int32{
 	17, // 11: snapfw.plugin.v1.PlanOpen.intent:type_name -> snapfw.plugin.v1.Intent
 	13, // 12: snapfw.plugin.v1.PlanReply.ask:type_name -> snapfw.plugin.v1.Ask
 	18, // 13: snapfw.plugin.v1.PlanReply.answer:type_name -> snapfw.plugin.v1.PlanDocument
-	52, // 14: snapfw.plugin.v1.Ask.timeout:type_name -> google.protobuf.Duration
-	53, // 15: snapfw.plugin.v1.Status.head_time:type_name -> google.protobuf.Timestamp
+	54, // 14: snapfw.plugin.v1.Ask.timeout:type_name -> google.protobuf.Duration
+	55, // 15: snapfw.plugin.v1.Status.head_time:type_name -> google.protobuf.Timestamp
 	16, // 16: snapfw.plugin.v1.Status.checks:type_name -> snapfw.plugin.v1.Check
-	45, // 17: snapfw.plugin.v1.Intent.args:type_name -> snapfw.plugin.v1.Intent.ArgsEntry
+	47, // 17: snapfw.plugin.v1.Intent.args:type_name -> snapfw.plugin.v1.Intent.ArgsEntry
 	19, // 18: snapfw.plugin.v1.PlanDocument.prepare:type_name -> snapfw.plugin.v1.Step
 	19, // 19: snapfw.plugin.v1.PlanDocument.freeze:type_name -> snapfw.plugin.v1.Step
 	19, // 20: snapfw.plugin.v1.PlanDocument.capture:type_name -> snapfw.plugin.v1.Step
 	19, // 21: snapfw.plugin.v1.PlanDocument.seal:type_name -> snapfw.plugin.v1.Step
 	19, // 22: snapfw.plugin.v1.PlanDocument.prove:type_name -> snapfw.plugin.v1.Step
 	21, // 23: snapfw.plugin.v1.PlanDocument.publish:type_name -> snapfw.plugin.v1.Layout
-	52, // 24: snapfw.plugin.v1.PlanDocument.max_down:type_name -> google.protobuf.Duration
-	52, // 25: snapfw.plugin.v1.PlanDocument.settle:type_name -> google.protobuf.Duration
+	54, // 24: snapfw.plugin.v1.PlanDocument.max_down:type_name -> google.protobuf.Duration
+	54, // 25: snapfw.plugin.v1.PlanDocument.settle:type_name -> google.protobuf.Duration
 	20, // 26: snapfw.plugin.v1.Step.do:type_name -> snapfw.plugin.v1.Command
 	20, // 27: snapfw.plugin.v1.Step.undo:type_name -> snapfw.plugin.v1.Command
-	46, // 28: snapfw.plugin.v1.Command.env:type_name -> snapfw.plugin.v1.Command.EnvEntry
-	52, // 29: snapfw.plugin.v1.Command.timeout:type_name -> google.protobuf.Duration
-	52, // 30: snapfw.plugin.v1.Command.grace:type_name -> google.protobuf.Duration
-	47, // 31: snapfw.plugin.v1.Entry.sums:type_name -> snapfw.plugin.v1.Entry.SumsEntry
+	48, // 28: snapfw.plugin.v1.Command.env:type_name -> snapfw.plugin.v1.Command.EnvEntry
+	54, // 29: snapfw.plugin.v1.Command.timeout:type_name -> google.protobuf.Duration
+	54, // 30: snapfw.plugin.v1.Command.grace:type_name -> google.protobuf.Duration
+	49, // 31: snapfw.plugin.v1.Entry.sums:type_name -> snapfw.plugin.v1.Entry.SumsEntry
 	22, // 32: snapfw.plugin.v1.Entries.entries:type_name -> snapfw.plugin.v1.Entry
-	48, // 33: snapfw.plugin.v1.Change.published:type_name -> snapfw.plugin.v1.Change.PublishedEntry
+	50, // 33: snapfw.plugin.v1.Change.published:type_name -> snapfw.plugin.v1.Change.PublishedEntry
 	22, // 34: snapfw.plugin.v1.Change.proposed:type_name -> snapfw.plugin.v1.Entry
 	29, // 35: snapfw.plugin.v1.Verdict.findings:type_name -> snapfw.plugin.v1.Finding
-	49, // 36: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
+	51, // 36: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
 	30, // 37: snapfw.plugin.v1.UploadCall.target:type_name -> snapfw.plugin.v1.Target
 	32, // 38: snapfw.plugin.v1.UploadCall.request:type_name -> snapfw.plugin.v1.UploadRequest
-	53, // 39: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
-	50, // 40: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
-	51, // 41: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
+	55, // 39: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
+	52, // 40: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
+	53, // 41: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
 	30, // 42: snapfw.plugin.v1.PutRequest.target:type_name -> snapfw.plugin.v1.Target
 	34, // 43: snapfw.plugin.v1.PutRequest.condition:type_name -> snapfw.plugin.v1.Condition
 	30, // 44: snapfw.plugin.v1.GetRequest.target:type_name -> snapfw.plugin.v1.Target
@@ -3288,42 +3412,45 @@ var file_plugin_proto_depIdxs = []int32{
 	30, // 48: snapfw.plugin.v1.CopyRequest.target:type_name -> snapfw.plugin.v1.Target
 	41, // 49: snapfw.plugin.v1.CopyRequest.moves:type_name -> snapfw.plugin.v1.Move
 	30, // 50: snapfw.plugin.v1.PurgeRequest.target:type_name -> snapfw.plugin.v1.Target
-	23, // 51: snapfw.plugin.v1.Change.PublishedEntry.value:type_name -> snapfw.plugin.v1.Entries
-	0,  // 52: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
-	4,  // 53: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
-	7,  // 54: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
-	10, // 55: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
-	24, // 56: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
-	23, // 57: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
-	27, // 58: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
-	26, // 59: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
-	31, // 60: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
-	35, // 61: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
-	36, // 62: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
-	38, // 63: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
-	39, // 64: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
-	42, // 65: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
-	43, // 66: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
-	1,  // 67: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
-	5,  // 68: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
-	9,  // 69: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
-	12, // 70: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
-	23, // 71: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
-	25, // 72: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
-	28, // 73: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
-	25, // 74: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
-	20, // 75: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
-	33, // 76: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
-	37, // 77: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
-	33, // 78: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Object
-	40, // 79: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
-	41, // 80: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
-	44, // 81: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
-	67, // [67:82] is the sub-list for method output_type
-	52, // [52:67] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	30, // 51: snapfw.plugin.v1.FrontRequest.target:type_name -> snapfw.plugin.v1.Target
+	23, // 52: snapfw.plugin.v1.Change.PublishedEntry.value:type_name -> snapfw.plugin.v1.Entries
+	0,  // 53: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
+	4,  // 54: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
+	7,  // 55: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
+	10, // 56: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
+	24, // 57: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
+	23, // 58: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
+	27, // 59: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
+	26, // 60: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
+	31, // 61: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
+	35, // 62: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
+	36, // 63: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
+	38, // 64: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
+	39, // 65: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
+	42, // 66: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
+	43, // 67: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
+	45, // 68: snapfw.plugin.v1.Fronted.Front:input_type -> snapfw.plugin.v1.FrontRequest
+	1,  // 69: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
+	5,  // 70: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
+	9,  // 71: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
+	12, // 72: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
+	23, // 73: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
+	25, // 74: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
+	28, // 75: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
+	25, // 76: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
+	20, // 77: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
+	33, // 78: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
+	37, // 79: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
+	33, // 80: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Object
+	40, // 81: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
+	41, // 82: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
+	44, // 83: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
+	46, // 84: snapfw.plugin.v1.Fronted.Front:output_type -> snapfw.plugin.v1.FrontReply
+	69, // [69:85] is the sub-list for method output_type
+	53, // [53:69] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -3353,9 +3480,9 @@ func file_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   52,
+			NumMessages:   54,
 			NumExtensions: 0,
-			NumServices:   8,
+			NumServices:   9,
 		},
 		GoTypes:           file_plugin_proto_goTypes,
 		DependencyIndexes: file_plugin_proto_depIdxs,

@@ -1180,3 +1180,109 @@ var Purger_ServiceDesc = grpc.ServiceDesc{
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "plugin.proto",
 }
+
+const (
+	Fronted_Front_FullMethodName = "/snapfw.plugin.v1.Fronted/Front"
+)
+
+// FrontedClient is the client API for Fronted service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Optional, of a sink: consumers read from an address of its own.
+type FrontedClient interface {
+	Front(ctx context.Context, in *FrontRequest, opts ...grpc.CallOption) (*FrontReply, error)
+}
+
+type frontedClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewFrontedClient(cc grpc.ClientConnInterface) FrontedClient {
+	return &frontedClient{cc}
+}
+
+func (c *frontedClient) Front(ctx context.Context, in *FrontRequest, opts ...grpc.CallOption) (*FrontReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FrontReply)
+	err := c.cc.Invoke(ctx, Fronted_Front_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FrontedServer is the server API for Fronted service.
+// All implementations must embed UnimplementedFrontedServer
+// for forward compatibility.
+//
+// Optional, of a sink: consumers read from an address of its own.
+type FrontedServer interface {
+	Front(context.Context, *FrontRequest) (*FrontReply, error)
+	mustEmbedUnimplementedFrontedServer()
+}
+
+// UnimplementedFrontedServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedFrontedServer struct{}
+
+func (UnimplementedFrontedServer) Front(context.Context, *FrontRequest) (*FrontReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Front not implemented")
+}
+func (UnimplementedFrontedServer) mustEmbedUnimplementedFrontedServer() {}
+func (UnimplementedFrontedServer) testEmbeddedByValue()                 {}
+
+// UnsafeFrontedServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to FrontedServer will
+// result in compilation errors.
+type UnsafeFrontedServer interface {
+	mustEmbedUnimplementedFrontedServer()
+}
+
+func RegisterFrontedServer(s grpc.ServiceRegistrar, srv FrontedServer) {
+	// If the following call panics, it indicates UnimplementedFrontedServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Fronted_ServiceDesc, srv)
+}
+
+func _Fronted_Front_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FrontRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FrontedServer).Front(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Fronted_Front_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FrontedServer).Front(ctx, req.(*FrontRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Fronted_ServiceDesc is the grpc.ServiceDesc for Fronted service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Fronted_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "snapfw.plugin.v1.Fronted",
+	HandlerType: (*FrontedServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Front",
+			Handler:    _Fronted_Front_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "plugin.proto",
+}

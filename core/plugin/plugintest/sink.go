@@ -78,7 +78,7 @@ func CheckSink(ctx context.Context, t T, cmd plugin.Command, c SinkCase) {
 	}{
 		{"Nothing", k.checkNothing}, {"PutGet", k.checkPutGet}, {"Replace", k.checkReplace}, {"Delete", k.checkDelete},
 		{"List", k.checkList}, {"Conditions", k.checkConditions}, {"OneWins", k.checkOneWins}, {"Stateless", k.checkStateless},
-		{"Cancelled", k.checkCancelled}, {"Copy", k.checkCopy}, {"Purge", k.checkPurge}, {"Upload", k.checkUpload},
+		{"Cancelled", k.checkCancelled}, {"Copy", k.checkCopy}, {"Purge", k.checkPurge}, {"Front", k.checkFront}, {"Upload", k.checkUpload},
 	} {
 		t.Run(part.name, func(t T) { part.check(ctx, t) })
 	}
@@ -344,6 +344,17 @@ func (k *sinkCheck) checkPurge(ctx context.Context, t T) {
 		if err != nil {
 			t.Errorf("Purge: %v", err)
 		}
+	}
+}
+
+func (k *sinkCheck) checkFront(ctx context.Context, t T) {
+	f, err := k.sink.(core.Fronted).Front(ctx, k.c.Target)
+	if errors.Is(err, core.ErrUnsupported) {
+		t.Logf("it has no Front")
+		return
+	}
+	if err != nil || f.URL == "" || strings.HasSuffix(f.URL, "/") || (f.Header == "") != (f.Secret == "") {
+		t.Errorf("Front: %+v, %v: want a URL without a slash at its end, and header and secret both or none", f, err)
 	}
 }
 
