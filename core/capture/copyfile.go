@@ -38,7 +38,10 @@ func (c *copier) file(ctx context.Context, name string) (record, error) {
 	out := os.NewFile(uintptr(dfd), name)
 	defer out.Close()
 
-	cached := residency(in, before.Size, c.gentle)
+	var cached Resident
+	if c.gentle {
+		cached = LookResident(in, 0, before.Size)
+	}
 	if err := c.bytes(ctx, in, out, before.Size); err != nil {
 		return record{}, err
 	}
@@ -53,7 +56,7 @@ func (c *copier) file(ctx context.Context, name string) (record, error) {
 		if err := unix.Fdatasync(dfd); err != nil {
 			return record{}, fmt.Errorf("sync: %w", err)
 		}
-		cached.evict(in)
+		cached.GiveBack(in)
 		unix.Fadvise(dfd, 0, 0, unix.FADV_DONTNEED) // our own file: nobody misses it
 	}
 	// Its time stays that of its making: with its source's, a later file that gets the same inode

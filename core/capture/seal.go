@@ -310,7 +310,7 @@ func (s *sealer) hash(ctx context.Context, i int) (string, error) {
 	}
 	f := os.NewFile(uintptr(fd), rec.Name)
 	defer f.Close()
-	cached := residency(f, before.Size, true)
+	cached := LookResident(f, 0, before.Size)
 	h := sha256.New()
 	buf := hashBuffers.Get().(*[]byte)
 	defer hashBuffers.Put(buf)
@@ -329,7 +329,7 @@ func (s *sealer) hash(ctx context.Context, i int) (string, error) {
 			return "", fmt.Errorf("read %s: %w", rec.Name, err)
 		}
 	}
-	cached.evict(f)
+	cached.GiveBack(f)
 	var after unix.Stat_t
 	if err := unix.Fstat(fd, &after); err != nil {
 		return "", err

@@ -194,7 +194,7 @@ func TestSealLeavesThePageCacheAlone(t *testing.T) {
 		return f
 	}
 	pages := func(f *os.File) (n int) {
-		for _, p := range residency(f, int64(len(body)), true).pages {
+		for _, p := range LookResident(f, 0, int64(len(body))).pages {
 			n += int(p & 1)
 		}
 		return n

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapfw/snapfw/core/capture"
 )
 
 const (
@@ -146,7 +148,7 @@ func (h *hashing) run(ctx context.Context) error {
 type hashTask struct {
 	job   *hashJob
 	unit  hashUnit
-	pages []byte // what was in memory before
+	pages capture.Resident // what was in memory before
 }
 
 // work looks at the pages of its next unit before it reads the one that it has: by then all units up
@@ -194,7 +196,7 @@ func (h *hashing) claim() *hashTask {
 	})
 	if t.unit.n > 0 && t.job.failed() == nil {
 		off, n := t.job.span(t.unit)
-		t.pages = residentPages(t.job.f, off, n)
+		t.pages = capture.LookResident(t.job.f, off, n)
 	}
 	return t
 }
@@ -210,8 +212,10 @@ func (h *hashing) begin(j *hashJob) error {
 	if err := sameFile(j.f, j.ident); err != nil {
 		return err
 	}
-	if err := settleOnDisk(fd); err != nil {
-		return err
+	if len(j.units) > 0 { // else its sums are remembered, and outlive nothing
+		if err := settleOnDisk(fd); err != nil {
+			return err
+		}
 	}
 	pieces, known, _, err := h.sums.get(j.ident)
 	if err != nil {
@@ -269,7 +273,6 @@ func (h *hashing) hash(ctx context.Context, t *hashTask, buf []byte) error {
 	if t.unit.n == 0 || t.job.failed() != nil {
 		return nil
 	}
-	off, _ := t.job.span(t.unit)
 	sums := make([]byte, 0, t.unit.n*sha1.Size)
 	fresh := false
 	sum := sha1.New()
@@ -295,7 +298,7 @@ func (h *hashing) hash(ctx context.Context, t *hashTask, buf []byte) error {
 			fresh = true
 		}
 	}
-	giveBack(t.job.f, off, t.pages)
+	t.pages.GiveBack(t.job.f)
 	if !fresh {
 		return nil
 	}

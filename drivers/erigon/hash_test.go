@@ -10,17 +10,21 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapfw/snapfw/core/capture"
 )
 
 // residentBytes tells how many of these bytes of a file are in memory.
 func residentBytes(t *testing.T, f *os.File, off, n int64) int64 {
 	t.Helper()
-	pages := residentPages(f, off, n)
-	if pages == nil {
+	pages := capture.LookResident(f, off, n)
+	if !pages.Known() {
 		t.Fatal("residency can't be told")
 	}
 	missing := int64(0)
-	absentRuns(pages, func(_, n int64) { missing += n * int64(os.Getpagesize()) })
+	for _, n := range pages.Absent {
+		missing += n
+	}
 	return n - min(n, missing)
 }
 
