@@ -81,7 +81,7 @@ func (m Manifest) Check() error {
 	if m.Taken.IsZero() || m.DownSeconds < 0 {
 		return errors.New("taken is missing or down_seconds is negative")
 	}
-	if err := CheckEntries(m.Entries); err != nil {
+	if err := checkSHA256(m.Entries); err != nil {
 		return err
 	}
 	if !slices.IsSortedFunc(m.Entries, func(a, b core.Entry) int { return cmp.Compare(a.Name, b.Name) }) {

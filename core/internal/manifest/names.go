@@ -50,7 +50,7 @@ func CheckName(name string) error {
 }
 
 // CheckEntries refuses entries that can't be the files of one snapshot: bad names, sizes or
-// sums, one name twice, a name that is a folder of another, snapfw's own names. It wants a sha256 of each.
+// sums, one name twice, a name that is a folder of another, snapfw's own names. It wants a sum of each.
 func CheckEntries(entries []core.Entry) error {
 	if len(entries) > maxEntries {
 		return fmt.Errorf("%d entries: %d are the most", len(entries), maxEntries)
@@ -98,10 +98,20 @@ func checkEntry(e core.Entry) error {
 			return fmt.Errorf("%s: %w", e.Name, err)
 		}
 	}
-	if e.Sums["sha256"] == "" {
-		return fmt.Errorf("%s: no sha256", e.Name)
+	if len(e.Sums) == 0 {
+		return fmt.Errorf("%s: no sum", e.Name)
 	}
 	return nil
+}
+
+// checkSHA256 wants what consumers of a snapshot check it by.
+func checkSHA256(entries []core.Entry) error {
+	for _, e := range entries {
+		if e.Sums["sha256"] == "" {
+			return fmt.Errorf("%s: no sha256", e.Name)
+		}
+	}
+	return CheckEntries(entries)
 }
 
 func checkSum(alg, sum string) error {

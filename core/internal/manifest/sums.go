@@ -12,7 +12,7 @@ import (
 
 // WriteSums writes SHA256SUMS as "sha256sum -c" reads it: names relative to the prefix.
 func WriteSums(w io.Writer, entries []core.Entry) error {
-	if err := CheckEntries(entries); err != nil {
+	if err := checkSHA256(entries); err != nil {
 		return fmt.Errorf("write %s: %w", SumsFile, err)
 	}
 	b := bufio.NewWriter(w)
