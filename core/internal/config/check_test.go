@@ -83,7 +83,7 @@ chains:
 		"sinks.c.token: is not a reference: write env:NAME, file:PATH or cmd:PROGRAM, not the secret itself (test.yaml:4)",
 		"chains.demo.machines: is missing: One machine a node. (test.yaml:6)",
 		"chains.demo.mode: value must be one of 'full', 'pruned' (test.yaml:8)",
-		`chains.demo.machnes: is not known here (did you mean "machines"?); the keys are how, machines, mode, all_or_nothing, driver, guard_lease, guard_margin, keep, limits, max_downtime, sink, transfers, verify (test.yaml:9)`,
+		`chains.demo.machnes: is not known here (did you mean "machines"?); the keys are how, machines, mode, all_or_nothing, driver, grace, guard_lease, guard_margin, keep, limits, list_sink, max_downtime, review, sink, transfers, verify (test.yaml:9)`,
 		"chains.demo.how: is a mapping: text is wanted (test.yaml:10)",
 		"chains.two.machines[0].ip: is a number: text is wanted (test.yaml:16)",
 		"chains.two.machines[1].ip: is missing: Its address. (test.yaml:17)",
@@ -184,7 +184,7 @@ func TestImported(t *testing.T) {
 
 func TestConvert(t *testing.T) {
 	today := `{"ssh": {"key": "~/id", "passphrase": "literal:hunter2"}, "sinks": {"bucket": {"to": "x:y", "n": 7, "s": "7", "yes": "yes", "plugin": "p"}},
-		"notify": {"pagerduty": {"routing_key": "literal:abcdef"}},
+		"notify": {"pagerduty": {"routing_key": "literal:abcdef"}, "urls": ["literal:discord://a@b", {"url": "literal:slack://c", "on": ["refused"]}]},
 		"chains": {"demo": {"machines": [{"shard": 0, "ip": "a"}, {"shard": 1}], "none": null, "flag": true, "keep": {"count": 3}}}}`
 	got, err := Convert([]byte(today))
 	if err != nil {
@@ -218,6 +218,11 @@ chains:
 notify:
   pagerduty:
     routing_key: env:PAGERDUTY_ROUTING_KEY # put the old file's value into the environment as PAGERDUTY_ROUTING_KEY, or into a file (chmod 600): file:PATH
+  urls:
+    - env:URLS_0 # put the old file's value into the environment as URLS_0, or into a file (chmod 600): file:PATH
+    - url: env:URLS_1_URL # put the old file's value into the environment as URLS_1_URL, or into a file (chmod 600): file:PATH
+      on:
+        - refused
 `
 	if diff := cmp.Diff(want, string(got)); diff != "" {
 		t.Error(diff)
@@ -230,7 +235,13 @@ notify:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(a.Chains, b.Chains, cmp.Comparer(func(a, b json.RawMessage) bool { return string(a) == string(b) })); diff != "" {
+	raw := cmp.Comparer(func(a, b json.RawMessage) bool { return string(a) == string(b) })
+	if diff := cmp.Diff(a.Chains, b.Chains, raw, sameSecret); diff != "" {
+		t.Error(diff)
+	}
+	literal := []URL{{Secret: Literal("discord://a@b")}, {Secret: Literal("slack://c"), On: []string{"refused"}}}
+	reference := []URL{{Secret: keep(source{"env:URLS_0", b.dir})}, {Secret: keep(source{"env:URLS_1_URL", b.dir}), On: []string{"refused"}}}
+	if diff := cmp.Diff(literal, a.Notify.URLs, sameSecret) + cmp.Diff(reference, b.Notify.URLs, sameSecret); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := Convert([]byte("{")); err == nil {
@@ -295,12 +306,18 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	for config, ok := range map[string]bool{
-		`chains: {demo: {machines: [{shard: 0, ip: x}], max_downtime: 5m, verify: full}}`:  true,
-		`chains: {other: {driver: demo, machines: [{shard: 0, ip: x}], keep: {age: 8w}}}`:  true,
-		`chains: {demo: {machines: [{shard: 0, ip: x}], limits: {upload_rate: 50MiB}}}`:    true,
-		"sinks: {store: {to: x}}\nchains: {x: {driver: unknown, any: thing}}":              true,
-		`{ssh: {connect_timeout: 0, passphrase: "env:X"}, chains: {x: {driver: unknown}}}`: true,
-		"notify: {urls: ['discord://a@b'], on: [done]}\nchains: {x: {driver: unknown}}":    true,
+		`chains: {demo: {machines: [{shard: 0, ip: x}], max_downtime: 5m, verify: full}}`:                  true,
+		`chains: {other: {driver: demo, machines: [{shard: 0, ip: x}], keep: {age: 8w}}}`:                  true,
+		`chains: {demo: {machines: [{shard: 0, ip: x}], limits: {upload_rate: 50MiB}}}`:                    true,
+		"sinks: {store: {to: x}}\nchains: {x: {driver: unknown, any: thing}}":                              true,
+		`{ssh: {connect_timeout: 0, passphrase: "env:X"}, chains: {x: {driver: unknown}}}`:                 true,
+		"notify: {urls: ['discord://a@b'], on: [done]}\nchains: {x: {driver: unknown}}":                    true,
+		"notify: {urls: [{url: 'env:X', on: [done]}, {url: 'slack://x'}]}\nchains: {x: {driver: unknown}}": true,
+		"notify: {urls: [{on: [done]}]}\nchains: {x: {driver: unknown}}":                                   false,
+		"notify: {urls: [{url: 'env:X', on: [dead]}]}\nchains: {x: {driver: unknown}}":                     false,
+		"notify: {urls: [{url: 'env:X', on: []}]}\nchains: {x: {driver: unknown}}":                         false,
+		"notify: {urls: [{url: t0ken}]}\nchains: {x: {driver: unknown}}":                                   false,
+		"notify: {urls: [{url: 'env:X', onn: [done]}]}\nchains: {x: {driver: unknown}}":                    false,
 		`sinks: {}`: false, // no chains
 		`chains: {demo: {machines: [{shard: x}]}}`:                         false, // the driver's part, by name
 		`chains: {other: {driver: demo, machines: []}}`:                    false, // and by key

@@ -87,13 +87,16 @@ type Chain struct {
 	Name         string        `json:"-"`
 	Driver       string        `json:"driver" jsonschema_description:"The chain's plugin. Default: the name of the entry."`
 	Sink         string        `json:"sink" jsonschema_description:"Where its snapshots go: a name under sinks. Default: the only one."`
-	MaxDowntime  time.Duration `json:"max_downtime" jsonschema:"default=5m" jsonschema_description:"The longest that a node may be down; then snapfw gives up and starts it."`
+	MaxDowntime  time.Duration `json:"max_downtime" jsonschema_description:"The longest that a node may be down; then snapfw gives up and starts it. Default: as the driver plans, else 5m."`
 	GuardLease   time.Duration `json:"guard_lease" jsonschema:"default=30s" jsonschema_description:"The node's own machine starts it when it has not heard of snapfw for this long."`
 	GuardMargin  time.Duration `json:"guard_margin" jsonschema:"default=30s" jsonschema_description:"How long after max_downtime the node's own machine starts it in any case."`
 	AllOrNothing bool          `json:"all_or_nothing" jsonschema:"default=false" jsonschema_description:"Publish all nodes of a run or none."`
 	Keep         Keep          `json:"keep" jsonschema_description:"Which published snapshots stay."`
 	Limits       Limits        `json:"limits" jsonschema_description:"What a run may take from a machine."`
 	Verify       Verify        `json:"verify" jsonschema_description:"Read files again whose sums are remembered: \"full\" or \"sample 5%\"."`
+	ListSink     string        `json:"list_sink" jsonschema_description:"Where the list of a release goes, if elsewhere than its objects: a name under sinks."`
+	Grace        time.Duration `json:"grace" jsonschema:"default=2w" jsonschema_description:"How long an object of a release stays after it was last named."`
+	Review       Review        `json:"review" jsonschema_description:"Who has to agree to the list of a release."`
 	Transfers    int           `json:"transfers" jsonschema:"minimum=0,default=0" jsonschema_description:"Files uploaded at once; 0 as the sink thinks best."`
 
 	Own json.RawMessage `json:"-" part:"own"` // the driver's own keys: an object, as the file has them
@@ -101,7 +104,7 @@ type Chain struct {
 
 func (c *Chain) defaults() {
 	*c = Chain{
-		MaxDowntime: 5 * time.Minute, GuardLease: 30 * time.Second, GuardMargin: 30 * time.Second,
+		Grace: 14 * 24 * time.Hour, Review: Review{Kind: "manual"}, GuardLease: 30 * time.Second, GuardMargin: 30 * time.Second,
 		Keep: Keep{Count: 7},
 	}
 }
@@ -115,7 +118,7 @@ func (c *Chain) setName(name string) {
 
 func (c *Chain) check(fail func(field, format string, args ...any)) {
 	for field, v := range map[string]time.Duration{"max_downtime": c.MaxDowntime, "guard_lease": c.GuardLease, "guard_margin": c.GuardMargin} {
-		if v < time.Second {
+		if v < time.Second && (v != 0 || field != "max_downtime") {
 			fail(field, "must be 1s or more")
 		}
 	}
@@ -206,11 +209,14 @@ func (f *File) settle(d *decoder) {
 			d.fail(nodeAt(at, []string{"sink"}), path+".sink", "there is no %q under sinks%s", c.Sink, didYouMean(c.Sink, sinks))
 		case len(sinks) == 1:
 			c.Sink = sinks[0]
-		case len(sinks) == 0:
-			d.fail(at, path+".sink", "there is nothing under sinks: say where snapshots go")
+		case len(sinks) == 0: // nothing can be published: copies stay where they are taken
 		default:
 			d.fail(at, path+".sink", "say which one of %s", strings.Join(sinks, ", "))
 		}
+		if _, ok := f.Sinks[c.ListSink]; !ok && c.ListSink != "" {
+			d.fail(nodeAt(at, []string{"list_sink"}), path+".list_sink", "there is no %q under sinks%s", c.ListSink, didYouMean(c.ListSink, sinks))
+		}
+		c.Review.SSHKey = d.path(f.root, c.Review.SSHKey, "chains", name, "review", "ssh_key")
 		f.Chains[name] = c
 	}
 	if len(f.Chains) == 0 && len(d.problems) == 0 {

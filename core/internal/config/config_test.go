@@ -50,10 +50,11 @@ func TestDefaultsOfAChain(t *testing.T) {
 	}
 	want := Chain{
 		Name: "main", Driver: "main", Sink: "bucket",
-		MaxDowntime: 5 * time.Minute, GuardLease: 30 * time.Second, GuardMargin: 30 * time.Second,
-		Keep: Keep{Count: 7}, Own: json.RawMessage(`{"machines":[{"shard":0}]}`),
+		Grace: 14 * 24 * time.Hour, GuardLease: 30 * time.Second, GuardMargin: 30 * time.Second,
+		Review: Review{Kind: "manual"},
+		Keep:   Keep{Count: 7}, Own: json.RawMessage(`{"machines":[{"shard":0}]}`),
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, sameSecret); diff != "" {
 		t.Error(diff)
 	}
 	sink, err := f.Sink(got.Sink)
@@ -78,11 +79,13 @@ ssh: {key: keys/id, agent: true, passphrase: "cmd:pass show 'my key'", user: u, 
 sinks: {a: , b: {plugin: store, deep: {x: [1, 0x10, 1.5, .5, true, null, 2024-01-02, "é", yes]}}}
 chains:
   one: {driver: d, sink: a, max_downtime: 90s, guard_lease: 1m, guard_margin: 2m, all_or_nothing: true,
-        keep: {count: 0, age: 8w, pins: [v1, "x*"]}, verify: sample 2.5%, transfers: 8,
+        keep: {count: 0, age: 8w, pins: [v1, "x*"]}, verify: sample 2.5%, transfers: 8, list_sink: b, grace: 3w,
+        review: {kind: github, repo: o/n, base: release/1, path: l.toml, api_url: "http://127.0.0.1:2", token: "env:GH", ssh_key: keys/gh,
+                 author: "A <a@b>", branch: bot, labels: [l], reviewers: [r], team_reviewers: [t]},
         limits: {upload_rate: 1.5MB/s, read_rate: 0, nice: 19, idle_io: true}, 7: seven}
 notify:
   pagerduty: {routing_key: "file:pd.key", runbook: "https://x.example", ignore: true, url: "http://127.0.0.1:1"}
-  urls: ["env:HOOK", "generic+https://x.example/y"]
+  urls: ["env:HOOK", "generic+https://x.example/y", {url: "file:hook", on: [refused, parked]}, {url: "smtp://x.example/?from=a@b&to=c@d"}]
   on: [done, failed]
 `
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -106,12 +109,20 @@ notify:
 		Chains: map[string]Chain{"one": {
 			Name: "one", Driver: "d", Sink: "a", MaxDowntime: 90 * time.Second, GuardLease: time.Minute, GuardMargin: 2 * time.Minute,
 			AllOrNothing: true, Keep: Keep{Age: 56 * 24 * time.Hour, Pins: []string{"v1", "x*"}}, Verify: Verify{Sample: 2.5}, Transfers: 8,
+			ListSink: "b", Grace: 21 * 24 * time.Hour, Review: Review{
+				Kind: "github", Repo: "o/n", Base: "release/1", Path: "l.toml", APIURL: "http://127.0.0.1:2", Token: keep(source{"env:GH", dir}),
+				SSHKey: filepath.Join(dir, "keys/gh"), Author: "A <a@b>", Branch: "bot", Labels: []string{"l"}, Reviewers: []string{"r"}, TeamReviewers: []string{"t"},
+			},
 			Limits: Limits{UploadRate: 1_500_000, Nice: 19, IdleIO: true}, Own: json.RawMessage(`{"7":"seven"}`),
 		}},
 		Notify: Notify{
 			PagerDuty: &PagerDuty{RoutingKey: keep(source{"file:pd.key", dir}), Runbook: "https://x.example", Ignore: true, URL: "http://127.0.0.1:1"},
-			URLs:      []URL{{keep(source{"env:HOOK", dir})}, {Literal("generic+https://x.example/y")}},
-			On:        []string{"done", "failed"},
+			URLs: []URL{
+				{Secret: keep(source{"env:HOOK", dir})}, {Secret: Literal("generic+https://x.example/y")},
+				{Secret: keep(source{"file:hook", dir}), On: []string{"refused", "parked"}},
+				{Secret: Literal("smtp://x.example/?from=a@b&to=c@d")},
+			},
+			On: []string{"done", "failed"},
 		},
 	}
 	opts := cmp.Options{sameSecret, cmpopts.IgnoreUnexported(File{}), cmp.Comparer(func(a, b json.RawMessage) bool { return string(a) == string(b) })}
@@ -180,7 +191,6 @@ func TestProblems(t *testing.T) {
 			"chains.a.limits.nice: must be between 0 and 19 (test.yaml:5)"}, "\n")},
 		{"verify", sinks + "chains: {a: {verify: some}}", `chains.a.verify: "some": write "full" or "sample 5%" (test.yaml:2)`},
 		{"pins", sinks + "chains: {a: {keep: {pins: [ok, '[']}}}", `chains.a.keep.pins[1]: "[" is no pattern: write a name, or one with * and ? (test.yaml:2)`},
-		{"no sink", "chains: {a: }", "chains.a.sink: there is nothing under sinks: say where snapshots go (test.yaml:1)"},
 		{"which sink", "sinks: {s: , u: }\nchains: {a: }", "chains.a.sink: say which one of s, u (test.yaml:2)"},
 		{"unknown sink", "sinks: {bucket: }\nchains:\n  a:\n    sink: buckett", `chains.a.sink: there is no "buckett" under sinks (did you mean "bucket"?) (test.yaml:4)`},
 		{"names", sinks + "chains: {../a: , b: }", "chains.../a: is no name: use letters, digits, dots, dashes and underscores, 64 at most (test.yaml:2)"},
@@ -193,6 +203,19 @@ func TestProblems(t *testing.T) {
 			`notify.on[0]: "dead" is no event; they are node_down, undo_failed, failed, refused, parked, guard_paid, up_again, done (test.yaml:4)`,
 			"notify.pagerduty.routing_key: is missing: write a reference to the service's integration key, as env:PAGERDUTY_KEY (test.yaml:5)",
 			"notify.pagerduty.runbook: is no address: write https://… (test.yaml:5)"}, "\n")},
+		{"addresses", sinks + "chains: {a: }\nnotify:\n  urls:\n  - {on: [parkd]}\n  - url: t0ken\n    on: []\n  - {url: {url: 'env:X'}, onn: [done]}\n" +
+			"  - url: env:X\n    on: done\n  - [env:X]\n  - {url: 7, on: [done, 7]}\n", strings.Join([]string{
+			`notify.urls[0].on[0]: "parkd" is no event (did you mean "parked"?); they are node_down, undo_failed, failed, refused, parked, guard_paid, up_again, done (test.yaml:5)`,
+			"notify.urls[0].url: is missing: write an address, or a reference to one, as env:DISCORD_URL (test.yaml:5)",
+			"notify.urls[1].url: is not a reference: write env:NAME, file:PATH or cmd:PROGRAM, not the secret itself (test.yaml:6)",
+			"notify.urls[1].on: names no event: leave it out for those of notify.on (test.yaml:7)",
+			`notify.urls[2].onn: is not known here (did you mean "on"?); the keys are on, url (test.yaml:8)`,
+			"notify.urls[2].url: is not a reference: write env:NAME, file:PATH or cmd:PROGRAM (test.yaml:8)",
+			"notify.urls[3].on: is text: a list is wanted (test.yaml:10)",
+			"notify.urls[4]: is not a reference: write env:NAME, file:PATH or cmd:PROGRAM (test.yaml:11)",
+			"notify.urls[5].on[1]: is a number: text is wanted: write it in quotes (test.yaml:12)",
+			`notify.urls[5].on[1]: "" is no event; they are node_down, undo_failed, failed, refused, parked, guard_paid, up_again, done (test.yaml:12)`,
+			"notify.urls[5].url: is not a reference: write env:NAME, file:PATH or cmd:PROGRAM (test.yaml:12)"}, "\n")},
 		{"merge keys", sinks + "x: &x {a: 1}\nchains: {a: {<<: *x}}", "chains.a.<<: merging is not supported: write the keys out (test.yaml:3)"},
 		{"tags", sinks + "chains: {a: {b: !!binary aGk=, c: !mine x}}", strings.Join([]string{
 			"chains.a.b: has a tag that is not understood: leave it out (test.yaml:2)",
@@ -389,7 +412,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		for _, c := range file.Chains {
-			if !json.Valid(c.Own) || c.Sink == "" || c.Driver == "" || c.MaxDowntime < time.Second {
+			if !json.Valid(c.Own) || (c.Sink == "" && len(file.Sinks) > 0) || c.Driver == "" || c.GuardLease < time.Second {
 				t.Errorf("%+v", c)
 			}
 		}

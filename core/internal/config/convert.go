@@ -116,10 +116,14 @@ func moveOut(path string, n *yaml.Node, moved *bool) {
 
 var oldBool = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$`)
 
-// envFor makes a variable's name from the last two parts of a field.
+// envFor makes a variable's name from the last two parts of a field, and from what a number among them counts.
 func envFor(path string) string {
 	parts := split(path)
-	name := strings.Join(parts[max(0, len(parts)-2):], "_")
+	from := max(0, len(parts)-2)
+	for from > 0 && strings.ContainsAny(parts[from][:1], "0123456789") { // no variable begins so
+		from--
+	}
+	name := strings.Join(parts[from:], "_")
 	return strings.ToUpper(strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
 			return r

@@ -49,6 +49,7 @@ var (
 	durationType = reflect.TypeFor[time.Duration]()
 	secretType   = reflect.TypeFor[Secret]()
 	urlType      = reflect.TypeFor[URL]()
+	addressType  = reflect.TypeFor[address]()
 )
 
 func (d *decoder) decode(path string, n *yaml.Node, v reflect.Value) {
@@ -61,6 +62,9 @@ func (d *decoder) decode(path string, n *yaml.Node, v reflect.Value) {
 		return
 	case v.Type() == urlType:
 		v.Set(reflect.ValueOf(d.url(path, n)))
+		return
+	case v.Type() == addressType:
+		v.Set(reflect.ValueOf(address{d.address(path, n)}))
 		return
 	case v.Type() == durationType:
 		d.text(path, n, func(text string) error {
@@ -146,15 +150,28 @@ func (d *decoder) secret(path string, n *yaml.Node) Secret {
 	return s
 }
 
-// url takes an address as it stands, since many hold no token, or a reference to one.
+// url takes an address, or a mapping of one and its events.
 func (d *decoder) url(path string, n *yaml.Node) URL {
+	if n.Kind != yaml.MappingNode {
+		return URL{Secret: d.address(path, n)}
+	}
+	if v := lookup(n, "url"); v == nil || v.Tag == "!!null" {
+		d.fail(n, join(path, "url"), "is missing: write an address, or a reference to one, as env:DISCORD_URL")
+	}
+	var e urlEntry
+	d.fields(path, n, reflect.ValueOf(&e).Elem())
+	return URL{Secret: e.URL.Secret, On: e.On}
+}
+
+// address takes an address as it stands, since many hold no token, or a reference to one.
+func (d *decoder) address(path string, n *yaml.Node) Secret {
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
 		scheme, _, _ := strings.Cut(n.Value, ":")
 		if strings.Contains(n.Value, "://") && !slices.Contains([]string{"env", "file", "cmd", "literal"}, scheme) {
-			return URL{Literal(n.Value)}
+			return Literal(n.Value)
 		}
 	}
-	return URL{d.secret(path, n)}
+	return d.secret(path, n)
 }
 
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,6 +45,11 @@ func TestDocsNameEveryKey(t *testing.T) {
 		}
 	}
 	walk(reflect.TypeFor[File](), "")
+	for _, key := range keyNames(reflect.TypeFor[urlEntry]()) {
+		if !strings.Contains(docs, "`urls[]."+key+"`") {
+			t.Errorf("urls[].%s is not in docs/configuration.md", key)
+		}
+	}
 	for _, s := range Settings {
 		if !strings.Contains(docs, "`--"+s.Flag+"`") || !strings.Contains(docs, "`"+s.Env+"`") {
 			t.Errorf("%s or --%s is not in docs/configuration.md", s.Env, s.Flag)
@@ -71,7 +77,7 @@ func TestDocsExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := mustLoad(t, small+regexp.MustCompile(`(?m)^    `).ReplaceAllString(block, ""))
-	if len(f.Notify.URLs) != 4 || len(f.Notify.On) != 4 {
+	if n := f.Notify; len(n.URLs) != 4 || len(n.On) != 4 || n.URLs[0].On != nil || !slices.Equal(n.URLs[2].On, []string{"refused", "parked", "failed"}) {
 		t.Errorf("%+v", f.Notify)
 	}
 }

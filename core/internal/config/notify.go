@@ -21,13 +21,32 @@ var Events = []string{
 // Notify says who is told what.
 type Notify struct {
 	PagerDuty *PagerDuty `json:"pagerduty" jsonschema_description:"Page somebody: one incident a node, resolved by itself."`
-	URLs      []URL      `json:"urls" jsonschema_description:"Chat, mail and webhooks as shoutrrr URLs, or references to them."`
+	URLs      []URL      `json:"urls" jsonschema_description:"Chat, mail and webhooks as shoutrrr URLs, or references to them; {url, on} for one that gets other events."`
 	On        []string   `json:"on" jsonschema_description:"Which events are told. Default: all but done."`
 }
 
 // URL is an address that may hold a token: a reference to it, or the address itself. It is
-// as secret as a Secret.
-type URL struct{ Secret }
+// as secret as a Secret. It is written as one text, or as a mapping {url: TEXT, on: [EVENT…]}.
+type URL struct {
+	Secret
+	On []string // the events that it gets; nil: those of Notify.On
+}
+
+// urlEntry is the mapping that a URL may be written as.
+type urlEntry struct {
+	URL address  `json:"url"`
+	On  []string `json:"on"`
+}
+
+// address is a URL's text.
+type address struct{ Secret }
+
+func (e *urlEntry) check(fail func(field, format string, args ...any)) {
+	if e.On != nil && len(e.On) == 0 {
+		fail("on", "names no event: leave it out for those of notify.on")
+	}
+	checkEvents(e.On, fail)
+}
 
 // PagerDuty is the Events API v2 of PagerDuty.
 type PagerDuty struct {
@@ -42,7 +61,11 @@ func (n *Notify) defaults() {
 }
 
 func (n *Notify) check(fail func(field, format string, args ...any)) {
-	for i, e := range n.On {
+	checkEvents(n.On, fail)
+}
+
+func checkEvents(on []string, fail func(field, format string, args ...any)) {
+	for i, e := range on {
 		if !slices.Contains(Events, e) {
 			fail(index("on", i), "%s is no event%s; they are %s", shorten(e), didYouMean(e, Events), strings.Join(Events, ", "))
 		}

@@ -143,7 +143,7 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 	case secretType:
 		return text(`^(env:[^= \t/$]+|file:.+|cmd:.+)$`, "env:NAME")
 	case urlType:
-		return text(`^(env:.+|file:.+|cmd:.+|[a-z0-9+.-]+://.+)$`, "env:NAME")
+		return urlSchema(text(`^(env:.+|file:.+|cmd:.+|[a-z0-9+.-]+://.+)$`, "env:NAME"))
 	case durationType:
 		return orZero(text(`^(0|([0-9.]+(ns|us|µs|ms|s|m|h))+|[0-9]{1,5}[dw])$`, (5 * time.Minute).String()))
 	case reflect.TypeFor[Rate]():
@@ -152,4 +152,21 @@ func scalarSchema(t reflect.Type) *jsonschema.Schema {
 		return text(`^(|full|sample[ :]+[0-9.]+%?)$`, "sample 5%")
 	}
 	return nil
+}
+
+// urlSchema describes a URL, whose address is described by text.
+func urlSchema(text *jsonschema.Schema) *jsonschema.Schema {
+	event := &jsonschema.Schema{Type: "string"}
+	for _, e := range Events {
+		event.Enum = append(event.Enum, e)
+	}
+	least := uint64(1)
+	props := jsonschema.NewProperties()
+	props.Set("url", text)
+	props.Set("on", &jsonschema.Schema{
+		Type: "array", Items: event, MinItems: &least, Description: "The events that it gets. Default: those of notify.on.",
+	})
+	return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{text, {
+		Type: "object", Properties: props, Required: []string{"url"}, AdditionalProperties: jsonschema.FalseSchema,
+	}}}
 }

@@ -25,7 +25,7 @@ func TestSecretsNeverPrint(t *testing.T) {
 		n Secret
 	}
 	s := Literal("hunter2")
-	h := holder{s, &s, URL{s}, map[string]Secret{"a": s}, s}
+	h := holder{s, &s, URL{Secret: s}, map[string]Secret{"a": s}, s}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 		fmt.Fprintf(&log, verb+"\n", s)
 		fmt.Fprintf(&log, verb+"\n", h.U)

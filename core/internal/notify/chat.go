@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -12,19 +13,18 @@ import (
 	"time"
 
 	"github.com/nicholas-fedor/shoutrrr/pkg/router"
-	"github.com/nicholas-fedor/shoutrrr/pkg/types"
+	"github.com/nicholas-fedor/shoutrrr/pkg/services/email/smtp"
 
 	"github.com/snapfw/snapfw/core/internal/config"
 )
-
-// maxMessage is what every service takes; Discord's 2000 characters are the least.
-const maxMessage = 1800
 
 // chat is one address that shoutrrr knows how to reach: a chat, a mailbox or a webhook.
 type chat struct {
 	label string
 	url   config.Secret
+	on    []string // the kinds of events that it gets
 	pause pauses
+	via   http.RoundTripper // to Discord; nil is the default
 }
 
 func (c *chat) name(ctx context.Context) string {
@@ -49,28 +49,50 @@ func (c *chat) send(ctx context.Context, e Event) error {
 	if err != nil {
 		return fmt.Errorf("the address can't be used: %s", scrub(err.Error(), address))
 	}
-	params := types.Params{}
+	title := ""
 	if u, err := url.Parse(address); err == nil && slices.Contains(titled, service.GetID()) &&
 		!u.Query().Has("title") && !u.Query().Has("subject") {
-		params.SetTitle(cut(e.title(), 200))
+		title = clip(e.title(), maxTitle)
 	}
-	message := cut(e.title()+"\n"+e.body(), maxMessage)
-	return c.pause.retry(ctx, func() (bool, time.Duration, error) {
-		err := deliver(ctx, service, strings.TrimSpace(message), params)
-		if err == nil {
-			return false, 0, nil
-		}
-		text := scrub(err.Error(), address)
-		return passing.MatchString(text) && ctx.Err() == nil, 0, errors.New(text)
-	})
+	again := passing
+	if service.GetID() == smtp.Scheme {
+		again = passingMail
+	}
+	post := func(e Event) error {
+		send := c.fit(ctx, service, e, title)
+		return c.pause.retry(ctx, func() (bool, time.Duration, error) {
+			err := deliver(ctx, send)
+			if err == nil {
+				return false, 0, nil
+			}
+			var busy *busyError
+			var after time.Duration
+			if errors.As(err, &busy) {
+				after = busy.after
+			}
+			text := scrub(err.Error(), address)
+			return again.MatchString(text) && ctx.Err() == nil, after, errors.New(text)
+		})
+	}
+	err = post(e)
+	// A mail may have reached some of its readers, and no server refuses one of this size.
+	if err != nil && e.Report != "" && service.GetID() != smtp.Scheme && !again.MatchString(err.Error()) && ctx.Err() == nil {
+		return post(e.withoutReport())
+	}
+	return err
 }
 
 // passing recognises what may be over in a moment: too many requests, a fault of the server, the network.
-// Services give no more than a text.
-var passing = regexp.MustCompile(`\b(429|5\d\d)\b|connection re(fused|set)|[tT]imeout|no such host|EOF|took longer`)
+// Services give no more than a text. A mail server says 4xx for that, and 5xx for ever.
+var (
+	passing     = regexp.MustCompile(`\b(429|5\d\d)\b|` + network)
+	passingMail = regexp.MustCompile(`\b4[25]\d\b|` + network)
+)
 
-// deliver sends one message. The library takes no context: one that hangs is left to itself.
-func deliver(ctx context.Context, service types.Service, message string, params types.Params) error {
+const network = `connection re(fused|set)|[tT]imeout|no such host|EOF|took longer`
+
+// deliver calls send and waits as long as a request may take. The library takes no context: one that hangs is left to itself.
+func deliver(ctx context.Context, send func() error) error {
 	sent := make(chan error, 1)
 	go func() {
 		defer func() {
@@ -78,7 +100,7 @@ func deliver(ctx context.Context, service types.Service, message string, params 
 				sent <- fmt.Errorf("the service's code panicked: %v", r)
 			}
 		}()
-		sent <- service.Send(message, &params)
+		sent <- send()
 	}()
 	timer := time.NewTimer(requestTime)
 	defer timer.Stop()

@@ -38,13 +38,14 @@ type Event struct {
 	Run     string // its id
 	Err     error  // why, if something went wrong
 	Text    string // more for people: what snapfw did, what to do; may have several lines
+	Report  string // Markdown: what a judge found; the first 256 KiB count
 	Runbook string // address of what to do; "" as configured
 	Time    time.Time
 }
 
 // Notify sends events to everybody who is configured. It can be used from several goroutines.
 type Notify struct {
-	on      []string
+	on      []string // the kinds of events that are paged
 	runbook string
 	pager   *pager // nil: nobody is paged
 	chats   []*chat
@@ -74,7 +75,11 @@ func New(cfg config.Notify, log *slog.Logger) *Notify {
 		}
 	}
 	for i, u := range cfg.URLs {
-		n.chats = append(n.chats, &chat{label: fmt.Sprintf("notify.urls[%d]", i), url: u.Secret, pause: pause})
+		on := u.On
+		if on == nil {
+			on = cfg.On
+		}
+		n.chats = append(n.chats, &chat{label: fmt.Sprintf("notify.urls[%d]", i), url: u.Secret, on: on, pause: pause})
 	}
 	return n
 }
@@ -82,17 +87,16 @@ func New(cfg config.Notify, log *slog.Logger) *Notify {
 // Empty tells whether nobody is told anything.
 func (n *Notify) Empty() bool { return n.pager == nil && len(n.chats) == 0 }
 
-// Send tells everybody who wants to know, side by side, and waits until they are told or it gave up (two
+// Send tells everybody who wants this kind of event, side by side, and waits until they are told or it gave up (two
 // minutes, or ctx). Its errors are joined; they are for the log and never a reason to fail.
 // An incident that an earlier event opened is resolved by up_again and done whether they are asked for or not.
 func (n *Notify) Send(ctx context.Context, e Event) error {
-	wanted := slices.Contains(n.on, e.Kind)
 	var send []target
-	if n.pager != nil && (wanted || n.pager.resolves(e)) {
+	if n.pager != nil && (slices.Contains(n.on, e.Kind) || n.pager.resolves(e)) {
 		send = append(send, n.pager)
 	}
-	if wanted {
-		for _, c := range n.chats {
+	for _, c := range n.chats {
+		if slices.Contains(c.on, e.Kind) {
 			send = append(send, c)
 		}
 	}
@@ -141,6 +145,7 @@ func (n *Notify) each(ctx context.Context, targets []target, e Event) []Result {
 	if e.Runbook == "" {
 		e.Runbook = n.runbook
 	}
+	e.Report = clip(visible(e.Report), maxReport)
 	ctx, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
 	results := make([]Result, len(targets))

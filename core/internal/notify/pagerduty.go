@@ -28,6 +28,8 @@ const (
 	maxKey     = 255
 	maxDetail  = 32 << 10
 	maxLink    = 2048
+
+	maxReportDetail = 30 << 10
 )
 
 // requestTime is how long one request may take.
@@ -104,6 +106,9 @@ func (p *pager) trigger(e Event) pagerduty.V2Event {
 	}
 	if e.Err != nil {
 		details["error"] = cut(e.Err.Error(), maxDetail)
+	}
+	if e.Report != "" {
+		details["report"] = e.head(maxReportDetail)
 	}
 	event := pagerduty.V2Event{
 		Action: "trigger", DedupKey: dedupKey(e.Chain, e.Node), Client: "snapfw",
