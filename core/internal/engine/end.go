@@ -53,8 +53,15 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 		return errors.Join(err, r.fact(factSkipped, n.Name, "", reason))
 	}
 	var away unreachable
-	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) {
+	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) || errors.Is(err, errParked) {
+		if errors.As(err, &away) && !r.interrupted(err) {
+			return errors.Join(err, r.note(n.Name, "%s: %v", m.name, err))
+		}
 		return err
+	}
+	// What is to be replaced in place was prepared for hours: it is carried on. Once bytes were replaced it has to be.
+	if n.Captured && n.inPlace() && (!isRefused(err) || n.Replaced) {
+		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
 	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
 }
@@ -114,10 +121,13 @@ func (r *Run) release(ctx context.Context) error {
 		if _, seen := clean[n.Addr]; !seen {
 			clean[n.Addr] = true
 		}
-		if !r.over(n) {
+		if !r.over(n) && !n.Parked {
 			clean[n.Addr] = false
 			r.pause(ctx, n)
 			continue
+		}
+		if err := r.giveUpStage(ctx, n); err != nil {
+			errs = append(errs, r.note(n.Name, "clean up: %v", err))
 		}
 		if n.Released {
 			continue
@@ -196,13 +206,25 @@ func (r *Run) announce(ctx context.Context) error {
 			if n.Failed.Refused {
 				kind = NewsRefused
 			}
-			r.tell(ctx, News{kind, r.ID, n.Name, n.Failed.Move + ": " + n.Failed.Err})
+			news := News{Kind: kind, Run: r.ID, Node: n.Name, Text: n.Failed.Move + ": " + n.Failed.Err}
+			if n.Judged != nil && n.Failed.Refused {
+				news.Report = n.Judged.Report
+			}
+			r.tell(ctx, news)
 		}
 		switch {
+		case n.Parked && n.Parks == 1:
+			r.tell(ctx, News{Kind: NewsParked, Run: r.ID, Node: n.Name, Text: r.waitsFor() + r.forced(), Report: n.Judged.Report})
+		case n.Stuck != nil && n.Failed == nil:
+			r.tell(ctx, News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: n.Stuck.Move + ": " + n.Stuck.Err})
+		case n.Promoted && n.inPlace():
+			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted:
-			r.tell(ctx, News{NewsDone, r.ID, n.Name, fmt.Sprintf("%s is published at %s", n.Name, n.Uploaded.Prefix)})
+			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published at %s%s", n.Name, n.Uploaded.Prefix, r.forced())})
+		case n.Stays && n.Failed == nil && n.Unwell == nil && n.Plan.Data == "":
+			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s of %s is done%s", r.state.Begun.Intent.Name, n.Name, r.forced())})
 		case n.Stays && n.Failed == nil && n.Unwell == nil:
-			r.tell(ctx, News{NewsDone, r.ID, n.Name, fmt.Sprintf("the copy of %s stays in %s", n.Name, n.Plan.Data)})
+			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("the copy of %s stays in %s", n.Name, n.Plan.Data)})
 		}
 	}
 	if f := r.state.Failed; f != nil {
@@ -210,7 +232,7 @@ func (r *Run) announce(ctx context.Context) error {
 		if f.Refused {
 			kind = NewsRefused
 		}
-		r.tell(ctx, News{kind, r.ID, "", f.Move + ": " + f.Err})
+		r.tell(ctx, News{Kind: kind, Run: r.ID, Node: "", Text: f.Move + ": " + f.Err})
 	}
 	return nil
 }
@@ -250,8 +272,13 @@ func (r *Run) close(ctx context.Context, err error) Outcome {
 // outcome finds the exit code: the worst thing that an operator has to know comes first.
 func (r *Run) outcome(ctx context.Context, err error) Outcome {
 	errs := []error{err}
-	down, failed, refused, unwell := false, false, false, false
+	down, failed, refused, unwell, parked := false, false, false, false, false
 	for _, n := range r.state.Nodes {
+		if n.Stuck != nil && n.Failed == nil {
+			errs = append(errs, fmt.Errorf("%s\n(what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up)", n.Stuck.Err, r.ID, r.ID))
+			failed = true
+		}
+		parked = parked || n.Parked
 		if n.Unwell != nil {
 			unwell = true
 			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.Unwell.Err))
@@ -259,7 +286,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		down = down || n.Down()
 		if n.Failed != nil {
 			failed = true
-			refused = refused || n.Failed.Refused
+			refused = refused || n.Failed.Refused && (n.Captured || r.untouched())
 			if err == nil {
 				errs = append(errs, errors.New(n.Failed.Err))
 			}
@@ -280,16 +307,40 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		return Outcome{Exit: ExitLocked, Err: all}
 	case fieldErrors(err):
 		return Outcome{Exit: ExitUsage, Err: err}
-	case isRefused(err) || refused && r.untouched():
+	case isRefused(err) || refused:
 		return Outcome{Exit: ExitRefused, Err: all}
 	case skip:
 		return Outcome{Exit: ExitDone, Err: err}
 	case err != nil || failed || unwell:
 		return Outcome{Exit: ExitFailed, Err: all}
+	case parked && !r.dry:
+		return Outcome{Exit: ExitParked, Err: errors.New(r.waitsFor())}
 	case !r.dry && slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return !r.over(n) }):
 		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("a machine could not be reached; the copy is whole: `snapfw resume %s` carries on", r.ID)}
 	}
 	return Outcome{Exit: ExitDone}
+}
+
+// waitsFor tells people what a parked run waits for.
+func (r *Run) waitsFor() string {
+	for _, n := range r.state.Nodes {
+		switch {
+		case !n.Parked:
+		case n.Proposed.URL != "":
+			return fmt.Sprintf("waiting for the review at %s: once it is merged, `snapfw resume %s` publishes", n.Proposed.URL, r.ID)
+		case n.Proposed.Branch != "":
+			return fmt.Sprintf("waiting for branch %s to be merged into %s: then `snapfw resume %s` publishes", n.Proposed.Branch, n.Proposed.Base, r.ID)
+		}
+	}
+	return fmt.Sprintf("waiting for somebody: `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` and then `snapfw resume %s` publish", r.ID, r.ID, r.ID)
+}
+
+// forced says why conditions or a judge were bypassed, for whoever is told how it ended.
+func (r *Run) forced() string {
+	if in := r.state.Begun.Intent; in.Force {
+		return " (forced: " + in.Reason + ")"
+	}
+	return ""
 }
 
 func fieldErrors(err error) bool {

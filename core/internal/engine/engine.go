@@ -8,12 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/snapfw/snapfw/core"
 	"github.com/snapfw/snapfw/core/internal/journal"
 	"github.com/snapfw/snapfw/core/internal/manifest"
+	"github.com/snapfw/snapfw/core/internal/review"
 )
 
 // move is one line of the order.
@@ -58,9 +60,13 @@ var order = []move{
 	{"see that it came back", wave, (*Run).healthy, nil, true, false},
 
 	{"seal the copy", tail, (*Run).seal, nil, false, false},
-	{"upload", tail, (*Run).upload, nil, false, false},
+	{"judge the change", tail, (*Run).judge, nil, false, false},    // against what is published now
+	{"upload", tail, (*Run).upload, nil, false, false},             // new names; replacements are parked
 	{"check what arrived", tail, (*Run).verify, nil, false, false}, // in the storage
 
+	{"wait for the review", each, (*Run).review, nil, false, false}, // may park the run for days
+	{"judge again", each, (*Run).judgeAgain, nil, false, false},     // against what is published by then
+	{"move the staged bytes", each, (*Run).replace, nil, false, false},
 	{"prove it", each, (*Run).prove, nil, false, false},                // through the address consumers use
 	{"point consumers at it", once, nil, (*Run).promote, false, false}, // the commit: one small Put a pointer
 	{"delete what is too old", once, nil, (*Run).prune, false, false},
@@ -71,7 +77,7 @@ var order = []move{
 // Settings is what an operator decides for a chain.
 type Settings struct {
 	Publish      bool
-	MaxDown      time.Duration // where a plan says none
+	MaxDown      time.Duration // 0: as the plan says, else five minutes
 	Lease        time.Duration // of a guard and of the locks
 	Margin       time.Duration // that the guard waits longer than snapfw
 	UndoTries    time.Duration // how long snapfw itself tries to pay an undo before it leaves that to the guard
@@ -82,8 +88,10 @@ type Settings struct {
 	UploadTries  int
 	Nice         int
 	Idle         bool
-	ReadRate     int64  // bytes a second that a job reads, where it can be told
-	Verify       string // "", "full" or "sample:N": sums that are remembered are read again
+	ReadRate     int64         // bytes a second that a job reads, where it can be told
+	Verify       string        // "", "full" or "sample:N": sums that are remembered are read again
+	Wait         time.Duration // for a review, before the run parks; below 0 for as long as it takes
+	Grace        time.Duration // that an object stays after it was last named, where keys are replaced in place
 }
 
 // Deps is what a run stands on.
@@ -93,6 +101,10 @@ type Deps struct {
 	Driver   string          // the plugin's name: whose "@self" a plan means
 	Config   json.RawMessage // the driver's part of the configuration
 	Sink     *Sink           // nil: nothing is published
+	Lists    *Sink           // where the pointer lies, if not in Sink
+	Review   review.Place    // where lists are reviewed; nil: `snapfw approve`
+	Here     string          // this machine's name, for a review of what it itself holds
+	Down     bool            // the intent may be carried out on a node that is down
 	Machine  func(ctx context.Context, addr core.Addr, plugin string) (Machine, error)
 	Journals journal.FS
 	// LockChain locks a chain on this machine; it fails with a *LockedError.
@@ -221,6 +233,9 @@ func (r *Run) walk(ctx context.Context) error {
 		if err := r.group(ctx, order[i:j], &tails); err != nil {
 			return err
 		}
+		if r.parked() {
+			return nil // what follows is for the process that carries on
+		}
 		i = j
 	}
 	return nil
@@ -246,7 +261,7 @@ func (r *Run) group(ctx context.Context, moves []move, tails *sync.WaitGroup) er
 			if r.dry && !m.plan {
 				continue
 			}
-			if err := r.side(ctx, r.nodes(nil), []move{m}); err != nil {
+			if err := r.side(ctx, r.nodes(nil), []move{m}); err != nil || r.parked() {
 				return err
 			}
 		}
@@ -259,6 +274,12 @@ func (r *Run) group(ctx context.Context, moves []move, tails *sync.WaitGroup) er
 		tails.Wait()
 	}
 	return nil
+}
+
+// parked tells whether every node waits for somebody.
+func (r *Run) parked() bool {
+	some := r.nodes(nil)
+	return len(some) > 0 && !slices.ContainsFunc(some, func(n *Node) bool { return !n.Parked })
 }
 
 // waves captures the nodes wave by wave. A node's tail begins when its wave moves are done; the next

@@ -102,6 +102,9 @@ func (r *Run) look(ctx context.Context, n *Node) error {
 	if err := r.fact(factStatus, n.Name, "", s); err != nil {
 		return err
 	}
+	if r.Down && !s.Up {
+		return r.note(n.Name, "it is down, and stays so: %s may be done all the same", r.state.Begun.Intent.Name)
+	}
 	force := r.state.Begun.Intent.Force
 	if bad := s.Failed(force); len(bad) > 0 || !s.Up {
 		return &RefusedError{refusal(n.Name, s.Up, bad)}
@@ -208,11 +211,14 @@ func (r *Run) prepare(ctx context.Context, n *Node) error {
 func CheckPlan(p core.Plan) error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !path.IsAbs(p.Data) || path.Clean(p.Data) != p.Data {
+	if p.Data != "" && (!path.IsAbs(p.Data) || path.Clean(p.Data) != p.Data) {
 		bad("Data %q is not a clean absolute path", p.Data)
 	}
-	if p.Publish.Prefix != "" {
-		for _, key := range []string{p.Publish.Prefix, p.Publish.Pointer} {
+	if p.Publish.InPlace && p.Publish.Pointer == "" {
+		bad("keys are replaced in place, and no Pointer names them")
+	}
+	for _, key := range []string{p.Publish.Prefix, p.Publish.Pointer} {
+		if key != "" {
 			if path.IsAbs(key) || path.Clean(key) != key || strings.HasPrefix(key, "..") || strings.HasPrefix(key, ".") {
 				bad("%q is no key: a key is a clean relative path", key)
 			}

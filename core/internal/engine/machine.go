@@ -79,6 +79,8 @@ type News struct {
 	Run  string
 	Node string // "" is the run itself
 	Text string
+
+	Report string // Markdown: the judge's, where it is about a list
 }
 
 // Kinds of News.
@@ -90,6 +92,7 @@ const (
 	NewsUnwell     = "unwell"      // it is up and does not move on
 	NewsFailed     = "failed"
 	NewsRefused    = "refused"
+	NewsParked     = "parked" // it waits for a review
 	NewsDone       = "done"
 )
 

@@ -41,13 +41,16 @@ func (r *Run) promote(ctx context.Context) error {
 			r.nodeFailed(n, this, err)
 		}
 	}
-	if len(ready) == 0 {
+	if !slices.ContainsFunc(ready, func(n *Node) bool { return !n.inPlace() }) {
 		return nil
 	}
 	return r.index(ctx)
 }
 
 func (r *Run) promoteNode(ctx context.Context, n *Node) error {
+	if n.inPlace() {
+		return r.promoteList(ctx, n)
+	}
 	prefix, key := n.Uploaded.Prefix, n.Uploaded.Pointer
 	body, err := r.get(ctx, prefix+"/"+manifest.File)
 	if err != nil {
@@ -94,7 +97,7 @@ func (r *Run) promoteNode(ctx context.Context, n *Node) error {
 func (r *Run) index(ctx context.Context) error {
 	keys := []string{}
 	for _, n := range r.state.Nodes {
-		if n.Plan != nil {
+		if n.Plan != nil && !n.inPlace() {
 			keys = append(keys, n.Plan.Publish.Pointer)
 		}
 	}
@@ -156,6 +159,9 @@ func (r *Run) prune(ctx context.Context) error {
 }
 
 func (r *Run) pruneSeries(ctx context.Context, n *Node) error {
+	if n.inPlace() {
+		return r.tidy(ctx, n)
+	}
 	key := n.Uploaded.Pointer
 	p, err := r.pointer(ctx, key)
 	if err != nil {

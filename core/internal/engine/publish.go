@@ -29,13 +29,16 @@ func (r *Run) seal(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	entries, err := r.entries(ctx, m, n)
-	if err != nil {
-		return err
-	}
-	d := Sealed{Kept: n.Kept, Files: len(entries)}
-	for _, e := range entries {
-		d.Bytes += e.Size
+	d := Sealed{Kept: n.Kept}
+	if n.Plan.Data != "" {
+		entries, err := r.entries(ctx, m, n)
+		if err != nil {
+			return err
+		}
+		d.Files = len(entries)
+		for _, e := range entries {
+			d.Bytes += e.Size
+		}
 	}
 	return r.fact(factSealed, n.Name, "", d)
 }
@@ -61,7 +64,7 @@ func (r *Run) preflight(ctx context.Context, n *Node) error {
 	if err := m.Write(ctx, n.Plan.Owner, path.Join(dir, name), bytes.NewReader(body)); err != nil {
 		return fmt.Errorf("write the probe file: %w", err)
 	}
-	if _, err := r.send(ctx, m, n, "preflight", dir, prefix, "", []core.Upload{{Entry: entry}}); err != nil {
+	if _, err := r.send(ctx, m, n, shipment{what: "preflight", dir: dir, prefix: prefix, uploads: []core.Upload{{Entry: entry}}}); err != nil {
 		return fmt.Errorf("try sink %s from %s: %w", r.Sink.Name, m, err)
 	}
 	got, _, err := r.Sink.Get(ctx, r.Sink.Target, prefix+"/"+name)
@@ -81,6 +84,9 @@ func (r *Run) preflight(ctx context.Context, n *Node) error {
 func (r *Run) upload(ctx context.Context, n *Node) error {
 	if !r.publishes() || n.Uploaded != nil {
 		return nil
+	}
+	if n.inPlace() {
+		return r.sendChanges(ctx, n)
 	}
 	m, err := r.machine(ctx, n)
 	if err != nil {
@@ -107,7 +113,8 @@ func (r *Run) upload(ctx context.Context, n *Node) error {
 	}
 	began := r.Clock.Now()
 	uploads := manifest.Same(previous, entries)
-	sent, err := r.send(ctx, m, n, "entries", n.Plan.Data, prefix, previous.Prefix, uploads)
+	s := shipment{what: "entries", dir: n.Plan.Data, prefix: prefix, previous: previous.Prefix, uploads: uploads}
+	sent, err := r.send(ctx, m, n, s)
 	if err != nil {
 		return err
 	}
@@ -119,12 +126,19 @@ func (r *Run) upload(ctx context.Context, n *Node) error {
 	})
 }
 
+// shipment is what an upload brings where.
+type shipment struct {
+	what                         string // names the list on the host and the job
+	dir, prefix, previous, stage string // as in core.UploadRequest
+	uploads                      []core.Upload
+}
+
 // send writes the list of uploads on the host and runs the sink's command there, again
 // after a failure: it carries on from where it was. It returns what the command says it sent, if it does.
-func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, previous string, uploads []core.Upload) (*core.Sent, error) {
-	list := path.Join(path.Dir(n.Plan.Data), what+".upload.jsonl")
+func (r *Run) send(ctx context.Context, m Machine, n *Node, s shipment) (*core.Sent, error) {
+	list := path.Join(path.Dir(n.Plan.Data), s.what+".upload.jsonl")
 	var body bytes.Buffer
-	if err := manifest.WriteUploads(&body, uploads); err != nil {
+	if err := manifest.WriteUploads(&body, s.uploads); err != nil {
 		return nil, err
 	}
 	if err := m.Write(ctx, n.Plan.Owner, list, &body); err != nil {
@@ -133,7 +147,7 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, p
 	target := r.Sink.Target
 	target.Secrets = nil // the command names them; the values go to the host alone
 	cmd, err := r.Sink.Upload(ctx, target, core.UploadRequest{
-		Dir: dir, List: list, Prefix: prefix, Previous: previous,
+		Dir: s.dir, List: list, Prefix: s.prefix, Previous: s.previous, Stage: s.stage,
 		Rate: r.Settings.UploadRate, Transfers: r.Settings.Transfers,
 	})
 	if err != nil {
@@ -162,7 +176,7 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, what, dir, prefix, p
 		tries = min(tries, 2) // of a probe: nothing is lost yet, and somebody waits for the answer
 	}
 	err = r.retryTimes(ctx, n, "upload", tries, func() error {
-		res, err := r.do(ctx, sm, n, phaseUpload+"."+what, job, secret)
+		res, err := r.do(ctx, sm, n, phaseUpload+"."+s.what, job, secret)
 		if err == nil {
 			sent = sentIn(res.Stdout)
 		}
@@ -223,18 +237,27 @@ func (r *Run) put(ctx context.Context, key string, body []byte) error {
 }
 
 // get returns nil where there is no such object.
-func (r *Run) get(ctx context.Context, key string) (body []byte, err error) {
+func (r *Run) get(ctx context.Context, key string) ([]byte, error) {
+	body, _, err := r.getFrom(ctx, r.Sink, key)
+	return body, err
+}
+
+func (r *Run) getFrom(ctx context.Context, s *Sink, key string) (body []byte, o core.Object, err error) {
 	err = r.retry(ctx, nil, "get "+key, func() error {
-		body, _, err = r.Sink.Get(ctx, r.Sink.Target, key)
+		body, o, err = s.Get(ctx, s.Target, key)
 		if errors.Is(err, fs.ErrNotExist) {
-			body, err = nil, nil
+			body, o, err = nil, core.Object{}, nil
+			return nil
+		}
+		if body == nil {
+			body = []byte{} // it is there, and empty
 		}
 		if err != nil {
 			return fmt.Errorf("get %s: %w", key, err)
 		}
 		return nil
 	})
-	return body, err
+	return body, o, err
 }
 
 func (r *Run) entries(ctx context.Context, m Machine, n *Node) ([]core.Entry, error) {
@@ -296,6 +319,9 @@ func fill(prefix string, kept map[string]string) (string, error) {
 func (r *Run) verify(ctx context.Context, n *Node) error {
 	if !r.publishes() || n.Verified {
 		return nil
+	}
+	if n.inPlace() {
+		return r.verifyChanges(ctx, n)
 	}
 	m, err := r.machine(ctx, n)
 	if err != nil {
@@ -378,6 +404,9 @@ func (r *Run) method(ctx context.Context, m Machine, n *Node) string {
 
 // prove runs the plan's own proof on the host and reads the manifest back.
 func (r *Run) prove(ctx context.Context, n *Node) error {
+	if n.inPlace() {
+		return r.proveChanges(ctx, n)
+	}
 	if !n.Verified || n.Proved {
 		return nil
 	}

@@ -55,8 +55,12 @@ func CarryOn(ctx context.Context, d Deps, chain string) (Outcome, error) {
 		if d.View != nil {
 			d.View.Note("", "an earlier run is not over: carrying on with "+s.Run)
 		}
-		if out := r.Go(ctx); !out.Closed {
+		out := r.Go(ctx)
+		if !out.Closed {
 			return out, nil
+		}
+		if out.Err != nil && d.View != nil {
+			d.View.Note("", fmt.Sprintf("%s ended: %v", s.Run, out.Err))
 		}
 	}
 	return Outcome{Closed: true}, nil

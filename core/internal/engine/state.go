@@ -7,6 +7,7 @@ import (
 
 	"github.com/snapfw/snapfw/core"
 	"github.com/snapfw/snapfw/core/internal/journal"
+	"github.com/snapfw/snapfw/core/internal/review"
 	"github.com/snapfw/snapfw/core/onhost"
 )
 
@@ -31,6 +32,14 @@ const (
 	factHealthy  = "healthy" // … and moves on
 	factUnwell   = "unwell"  // Failure: … or does not
 	factSealed   = "sealed"
+	factJudged   = "judged"   // Judged
+	factChosen   = "chosen"   // Chosen
+	factProposed = "proposed" // review.Opened
+	factParked   = "parked"   // waiting for somebody
+	factApproved = "approved" // Reviewed: by hand
+	factReviewed = "reviewed" // Reviewed
+	factReplaced = "replaced"
+	factStuck    = "stuck"    // Failure: this node can be carried on later
 	factUploaded = "uploaded" // Uploaded
 	factVerified = "verified"
 	factProved   = "proved"
@@ -138,6 +147,7 @@ type State struct {
 // Node is one node of a run.
 type Node struct {
 	core.Node
+	there      map[string]core.Object // what the bucket held when it was listed last, by this process; no fact tells it
 	Before     *core.Status
 	Plan       *core.Plan
 	Plans      int
@@ -155,8 +165,17 @@ type Node struct {
 	Sealed     bool
 	Files      int   // of the copy
 	Bytes      int64 // of the copy
+	Judged     *Judged
+	Chosen     *Chosen
 	Uploaded   *Uploaded
 	Verified   bool
+	Proposed   *review.Opened
+	Parked     bool // now
+	Parks      int  // how often it was
+	Approved   *Reviewed
+	Reviewed   *Reviewed
+	Replaced   bool
+	Stuck      *Failure // why it got no further in the process that was last
 	Proved     bool
 	Promoted   bool
 	Pruned     bool
@@ -231,6 +250,9 @@ func (s *State) addRun(f journal.Fact) error {
 		return decode(f, &s.Begun)
 	case factOnward:
 		s.Onward++
+		for _, n := range s.Nodes {
+			n.Stuck, n.Parked = nil, false
+		}
 	case factNode:
 		n := &Node{Jobs: map[string]jobCount{}, Kept: map[string]string{}}
 		if err := decode(f, &n.Node); err != nil {
@@ -318,6 +340,32 @@ func (n *Node) add(f journal.Fact) error {
 			return err
 		}
 		n.Sealed, n.Files, n.Bytes = true, d.Files, d.Bytes
+	case factJudged:
+		n.Judged = new(Judged)
+		return decode(f, n.Judged)
+	case factChosen:
+		n.Chosen = new(Chosen)
+		return decode(f, n.Chosen)
+	case factProposed:
+		n.Proposed = new(review.Opened)
+		return decode(f, n.Proposed)
+	case factParked:
+		n.Parked = true
+		n.Parks++
+	case factApproved:
+		n.Approved = new(Reviewed)
+		return decode(f, n.Approved)
+	case factReviewed:
+		n.Parked, n.Reviewed = false, new(Reviewed)
+		return decode(f, n.Reviewed)
+	case factReplaced:
+		n.Replaced = true
+	case factStuck:
+		if n.inPlace() && !n.Verified {
+			n.Uploaded = nil // what did not arrive is sent again
+		}
+		n.Stuck = new(Failure)
+		return decode(f, n.Stuck)
 	case factUploaded:
 		n.Uploaded = new(Uploaded)
 		return decode(f, n.Uploaded)
@@ -336,7 +384,7 @@ func (n *Node) add(f journal.Fact) error {
 	case factReleased:
 		n.Released = true
 	case factFailed:
-		n.Failed = new(Failure)
+		n.Parked, n.Failed = false, new(Failure)
 		return decode(f, n.Failed)
 	case factSkipped:
 		return decode(f, &n.Skipped)

@@ -79,7 +79,14 @@ func (r *Run) steps(ctx context.Context, n *Node, phase string, steps []core.Ste
 			job.Guard = r.guardKey(n)
 			job.Settle = phase == phaseCapture && i == len(steps)-1
 		}
-		res, err := r.do(ctx, m, n, phase+"."+s.Name, job, nil)
+		secret, err := r.give(ctx, n, phase, &job)
+		if err != nil {
+			return err
+		}
+		res, err := r.do(ctx, m, n, phase+"."+s.Name, job, secret)
+		if nerr := r.say(n, res, err != nil); nerr != nil {
+			return nerr
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}
@@ -90,6 +97,21 @@ func (r *Run) steps(ctx context.Context, n *Node, phase string, steps []core.Ste
 			}
 			n.Kept[s.Keep] = value
 		}
+	}
+	return nil
+}
+
+// say notes what a step printed where that is for people: a repair's, and what a step found that failed, such as the files
+// that stand in the way. What it said on its standard error was seen while it ran; of a failure that is the error.
+func (r *Run) say(n *Node, res onhost.Result, failed bool) error {
+	repair := n.Plan.Data == ""
+	if text := strings.TrimSpace(res.Stdout); text != "" && (repair || failed) {
+		if err := r.note(n.Name, "%s", clip(text, 4<<10)); err != nil {
+			return err
+		}
+	}
+	if text := strings.TrimSpace(res.Stderr); text != "" && repair && !failed {
+		return r.fact(factNote, "", "", n.Name+": "+clip(text, 4<<10))
 	}
 	return nil
 }

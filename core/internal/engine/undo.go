@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,11 +55,11 @@ func (r *Run) arm(ctx context.Context, n *Node) error {
 	return nil
 }
 
+// maxDown is how long a node may be down where nobody says.
+const maxDown = 5 * time.Minute
+
 func (r *Run) maxDown(n *Node) time.Duration {
-	if n.Plan.MaxDown > 0 && (r.Settings.MaxDown == 0 || n.Plan.MaxDown < r.Settings.MaxDown) {
-		return n.Plan.MaxDown
-	}
-	return r.Settings.MaxDown
+	return cmp.Or(r.Settings.MaxDown, n.Plan.MaxDown, maxDown)
 }
 
 // watch renews the guard's lease until stop is called, and ends the returned context when
@@ -70,6 +71,9 @@ func (r *Run) watch(ctx context.Context, n *Node) (context.Context, func()) {
 	go func() {
 		for {
 			left := limit - r.Clock.Now().Sub(stopped)
+			if stopped.IsZero() {
+				left = tick // it was down before: its time is not ours
+			}
 			if left <= 0 {
 				end(fmt.Errorf("the node was down for %s, as long as it may be (max_downtime)", limit))
 				return
@@ -118,7 +122,7 @@ func (r *Run) thaw(ctx context.Context, n *Node) error {
 	go r.every(renew, r.Settings.Lease/3, func() { again(renew) })
 	defer stop()
 	if err := r.pay(ctx, n); err != nil {
-		r.tell(ctx, News{NewsDown, r.ID, n.Name, fmt.Sprintf("%s is down: %v", n.Name, err)})
+		r.tell(ctx, News{Kind: NewsDown, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is down: %v", n.Name, err)})
 		return r.fact(factUnwell, n.Name, "", Failure{Move: "let the node go", Err: err.Error()})
 	}
 	return nil
@@ -139,7 +143,7 @@ func (r *Run) pay(ctx context.Context, n *Node) error {
 			return fmt.Errorf("%w; the guard on the host goes on trying; `snapfw up %s` tries again", err, n.Name)
 		}
 		if !r.wasTold(NewsUndoFailed, n.Name) {
-			r.tell(ctx, News{NewsUndoFailed, r.ID, n.Name, fmt.Sprintf("%s could not be started at once, it is tried again: %v", n.Name, err)})
+			r.tell(ctx, News{Kind: NewsUndoFailed, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s could not be started at once, it is tried again: %v", n.Name, err)})
 		}
 		r.View.Note(n.Name, fmt.Sprintf("undo: %v; tried again in %s", err, wait))
 		if err := r.Clock.Sleep(ctx, wait); err != nil {
@@ -208,7 +212,7 @@ func (r *Run) paidByGuard(ctx context.Context, m Machine, n *Node, st onhost.Gua
 	if err := r.fact(factDisarmed, n.Name, "", st.State); err != nil {
 		return err
 	}
-	r.tell(ctx, News{NewsGuardPaid, r.ID, n.Name, fmt.Sprintf("the guard on %s started %s again", m, n.Name)})
+	r.tell(ctx, News{Kind: NewsGuardPaid, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("the guard on %s started %s again", m, n.Name)})
 	return r.note(n.Name, "the guard on the host started the node again")
 }
 
@@ -333,7 +337,7 @@ func (r *Run) healthyNow(ctx context.Context, n *Node) error {
 			return journalError{err}
 		}
 		if r.resumed || r.wasTold(NewsUndoFailed, n.Name) || r.wasTold(NewsGuardPaid, n.Name) {
-			r.tell(ctx, News{NewsUp, r.ID, n.Name, fmt.Sprintf("%s is up again", n.Name)})
+			r.tell(ctx, News{Kind: NewsUp, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is up again", n.Name)})
 		}
 	}
 	if r.ctx.Err() != nil {
@@ -354,9 +358,9 @@ func (r *Run) healthyNow(ctx context.Context, n *Node) error {
 func (r *Run) unwell(ctx context.Context, n *Node, why error, after time.Duration) error {
 	f := Failure{Move: "see that it came back", Err: fmt.Sprintf("not well %s after it was started: %v", after, why)}
 	if n.Up == nil {
-		r.tell(ctx, News{NewsDown, r.ID, n.Name, n.Name + ": " + f.Err})
+		r.tell(ctx, News{Kind: NewsDown, Run: r.ID, Node: n.Name, Text: n.Name + ": " + f.Err})
 	} else {
-		r.tell(ctx, News{NewsUnwell, r.ID, n.Name, n.Name + ": " + f.Err})
+		r.tell(ctx, News{Kind: NewsUnwell, Run: r.ID, Node: n.Name, Text: n.Name + ": " + f.Err})
 	}
 	return r.fact(factUnwell, n.Name, "", f)
 }

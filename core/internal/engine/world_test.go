@@ -37,6 +37,7 @@ type world struct {
 	refuse   func(key string) error
 	stopExit map[string][]int // exit codes of the next stops, by node
 	failures map[string]int   // how often a verb still fails, by "node verb"
+	desk     *desk            // of a chain with a list
 }
 
 type scriptedHost struct {
@@ -182,6 +183,9 @@ func (h *scriptedHost) verb(w *world, job onhost.Job) onhost.Result {
 			json.NewEncoder(&list).Encode(e)
 		}
 		h.files["/db/.snapfw/x/entries.jsonl"] = list.Bytes()
+	case "seal list":
+		h.sealList()
+	case "prove":
 	case "height":
 		res.Stdout = fmt.Sprintln(h.copied)
 	case "upload":
@@ -200,7 +204,10 @@ func (h *scriptedHost) upload(w *world, job onhost.Job, res *onhost.Result) {
 			res.Exit, res.Stderr = 1, err.Error()
 			return
 		}
-		key := prefix + "/" + u.Name
+		key := path.Join(prefix, u.Name)
+		if u.Replace {
+			key = path.Join(job.Argv[5], key)
+		}
 		if w.refuse != nil && w.refuse(key) != nil {
 			res.Exit, res.Stderr = 1, w.refuse(key).Error()
 			return
@@ -455,7 +462,7 @@ func (b bucket) Describe(context.Context) (core.Description, error) { return cor
 
 func (b bucket) Upload(_ context.Context, _ core.Target, r core.UploadRequest) (c core.Command, err error) {
 	err = b.touch(func() {})
-	return core.Command{Argv: []string{"upload", r.Dir, r.List, r.Prefix, r.Previous}}, err
+	return core.Command{Argv: []string{"upload", r.Dir, r.List, r.Prefix, r.Previous, r.Stage}}, err
 }
 
 func (b bucket) Put(_ context.Context, _ core.Target, key string, body []byte, _ core.Condition) (o core.Object, err error) {
@@ -486,7 +493,7 @@ func (b bucket) List(_ context.Context, _ core.Target, prefix string) iter.Seq2[
 		err := b.touch(func() {
 			for key, body := range b.w.bucket {
 				if strings.HasPrefix(key, prefix) {
-					some = append(some, core.Object{Key: key, Size: int64(len(body)), Modified: b.w.now})
+					some = append(some, core.Object{Key: key, Size: int64(len(body)), ETag: manifest.SHA256(body), Modified: b.w.now})
 				}
 			}
 		})

@@ -1,0 +1,335 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/manifest"
+)
+
+// Where keys are replaced in place, the pointer is a list that the chain's Catalog renders, and what
+// a run has to remember while it waits for a review lies in the bucket, under its stage:
+// replacements under their keys, and these.
+const (
+	stageRoot    = ".staged"
+	stagedList   = "list"          // what is proposed
+	stagedMerged = "merged"        // what the review let through
+	stagedAll    = "entries.jsonl" // core.Upload lines: every entry; those that are sent are marked in stagedSent
+	stagedSent   = "changes.jsonl" // core.Upload lines: what this run sends
+)
+
+func (n *Node) inPlace() bool { return n.Plan != nil && n.Plan.Publish.InPlace }
+
+func (r *Run) stage() string { return stageRoot + "/" + r.ID }
+
+// lists is where the pointer lies.
+func (r *Run) lists() *Sink {
+	if r.Lists != nil {
+		return r.Lists
+	}
+	return r.Sink
+}
+
+// objectsKey is the key of the manifest.Objects beside the pointer's name.
+func objectsKey(n *Node) string {
+	name := path.Base(n.Plan.Publish.Pointer)
+	return strings.TrimSuffix(name, path.Ext(name)) + ".objects.json"
+}
+
+func keyOf(n *Node, name string) string { return path.Join(n.Plan.Publish.Prefix, name) }
+
+// catalog is the chain's own list.
+func (r *Run) catalog() (core.Catalog, error) {
+	c, ok := r.Chain.(core.Catalog)
+	if !ok {
+		return nil, fmt.Errorf("driver %s replaces keys in place and has no catalog: %w", r.Driver, core.ErrUnsupported)
+	}
+	return c, nil
+}
+
+// render makes the list of entries, and reads it back: what is judged is what is published.
+func (r *Run) render(ctx context.Context, entries []core.Entry) ([]byte, []core.Entry, error) {
+	c, err := r.catalog()
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := c.Render(ctx, entries)
+	if err != nil {
+		return nil, nil, fmt.Errorf("render the list: %w", err)
+	}
+	named, err := c.Parse(ctx, body)
+	if err == nil && len(named) == 0 {
+		err = errors.New("it names nothing, and such a list makes nodes fail")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the rendered list: %w", err)
+	}
+	return body, named, nil
+}
+
+// published reads the list that the bucket holds now; nil if there is none.
+func (r *Run) published(ctx context.Context, n *Node) (body []byte, named []core.Entry, o core.Object, err error) {
+	s := r.lists()
+	body, o, err = r.getFrom(ctx, s, n.Plan.Publish.Pointer)
+	if err != nil || body == nil {
+		return nil, nil, o, err
+	}
+	c, err := r.catalog()
+	if err != nil {
+		return nil, nil, o, err
+	}
+	if named, err = c.Parse(ctx, body); err != nil {
+		return nil, nil, o, fmt.Errorf("the published list %s: %w; put it right before you publish another", n.Plan.Publish.Pointer, err)
+	}
+	return body, named, o, nil
+}
+
+// remembered is the memory of earlier releases. One that can't be read is none: everything counts as unknown.
+func (r *Run) remembered(ctx context.Context, n *Node) (manifest.Objects, error) {
+	body, err := r.get(ctx, objectsKey(n))
+	if err != nil {
+		return manifest.Objects{}, err
+	}
+	o, err := manifest.ParseObjects(body)
+	if err != nil {
+		err = r.note(n.Name, "%s is forgotten, so unknown objects are sent again: %v", objectsKey(n), err)
+	}
+	return o, err
+}
+
+// listed lists what lies under the plan's prefix, by key, but for the stage.
+func (r *Run) listed(ctx context.Context, n *Node) (map[string]core.Object, error) {
+	prefix := n.Plan.Publish.Prefix
+	if prefix != "" {
+		prefix += "/"
+	}
+	all, err := r.list(ctx, prefix, func(key string) bool { return !strings.HasPrefix(key, stageRoot+"/") })
+	n.there = all
+	return all, err
+}
+
+func (r *Run) list(ctx context.Context, prefix string, want func(string) bool) (all map[string]core.Object, err error) {
+	err = r.retry(ctx, nil, "list "+prefix, func() error {
+		all = map[string]core.Object{}
+		for o, err := range r.Sink.List(ctx, r.Sink.Target, prefix) {
+			if err != nil {
+				return fmt.Errorf("list %s: %w", prefix, err)
+			}
+			if want == nil || want(o.Key) {
+				all[o.Key] = o
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// choose finds what differs from what the bucket holds: by sum, never by size alone. What replaces a key
+// that exists or is published is parked. The choice is kept in the bucket, so that a run that is carried
+// on sends what it began to send.
+func (r *Run) choose(ctx context.Context, n *Node, entries []core.Entry) ([]core.Upload, error) {
+	if n.Chosen != nil {
+		return r.staged(ctx, n, stagedSent)
+	}
+	list, _, err := r.render(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
+	known, err := r.remembered(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	there, err := r.listed(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	_, named, _, err := r.published(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]bool{}
+	for _, e := range named {
+		names[keyOf(n, e.Name)] = true
+	}
+	all, some := []core.Upload{}, []core.Upload{}
+	for _, e := range entries {
+		all = append(all, core.Upload{Entry: e})
+		key := keyOf(n, e.Name)
+		o, exists := there[key]
+		if !exists || !known.Holds(e, o) {
+			some = append(some, core.Upload{Entry: e, Replace: exists || names[key]})
+		}
+	}
+	c := Chosen{Sums: map[string]string{}}
+	for name, body := range map[string][]byte{stagedList: list, stagedAll: lines(all), stagedSent: lines(some)} {
+		c.Sums[name] = manifest.SHA256(body)
+		if err := r.put(ctx, r.stage()+"/"+name, body); err != nil {
+			return nil, err
+		}
+	}
+	for _, u := range some {
+		if c.Files++; u.Replace {
+			c.Replaced++
+		}
+		c.Bytes += u.Size
+	}
+	return some, r.fact(factChosen, n.Name, "", c)
+}
+
+func lines(uploads []core.Upload) []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	for _, u := range uploads {
+		if err := enc.Encode(u); err != nil {
+			panic(err) // strings and numbers
+		}
+	}
+	return b.Bytes()
+}
+
+// kept reads a file of the stage. The bucket is somebody else's: it must be what was put there.
+func (r *Run) kept(ctx context.Context, n *Node, name string) ([]byte, error) {
+	key := r.stage() + "/" + name
+	body, err := r.get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if body == nil {
+		return nil, fmt.Errorf("%s is gone from the bucket: release again", key)
+	}
+	if manifest.SHA256(body) != n.Chosen.Sums[name] {
+		return nil, fmt.Errorf("%s is not what this run put there; something else writes to this bucket", key)
+	}
+	return body, nil
+}
+
+func (r *Run) staged(ctx context.Context, n *Node, name string) ([]core.Upload, error) {
+	body, err := r.kept(ctx, n, name)
+	if err != nil {
+		return nil, err
+	}
+	var all []core.Upload
+	for d := json.NewDecoder(bytes.NewReader(body)); d.More(); {
+		var u core.Upload
+		if err := d.Decode(&u); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
+
+// sendChanges sends what is new to its key and parks what replaces a key.
+func (r *Run) sendChanges(ctx context.Context, n *Node) error {
+	m, err := r.machine(ctx, n)
+	if err != nil {
+		return err
+	}
+	entries, err := r.entries(ctx, m, n)
+	if err != nil {
+		return err
+	}
+	some, err := r.choose(ctx, n, entries)
+	if err != nil {
+		return err
+	}
+	began := r.Clock.Now()
+	var sent *core.Sent
+	if len(some) > 0 {
+		s := shipment{what: "entries", dir: n.Plan.Data, prefix: n.Plan.Publish.Prefix, stage: r.stage(), uploads: some}
+		if sent, err = r.send(ctx, m, n, s); err != nil {
+			return err
+		}
+	}
+	return r.fact(factUploaded, n.Name, "", Uploaded{
+		Prefix: n.Plan.Publish.Prefix, Pointer: n.Plan.Publish.Pointer, Files: len(entries), Bytes: n.Bytes,
+		NewFiles: len(some), NewBytes: n.Chosen.Bytes, Sent: sent, Took: r.Clock.Now().Sub(began),
+	})
+}
+
+// verifyChanges sees in the storage that everything arrived, and remembers what lies under its key.
+func (r *Run) verifyChanges(ctx context.Context, n *Node) error {
+	some, err := r.staged(ctx, n, stagedSent)
+	if err != nil {
+		return err
+	}
+	if len(some) == 0 { // choose has just listed all of it
+		return r.fact(factVerified, n.Name, "", n.Chosen.Sums[stagedList])
+	}
+	there, err := r.listed(ctx, n)
+	if err != nil {
+		return err
+	}
+	parked, err := r.list(ctx, r.stage()+"/", nil)
+	if err != nil {
+		return err
+	}
+	var wrong []string
+	now := map[string]core.Entry{}
+	for _, u := range some {
+		key := keyOf(n, u.Name)
+		o, ok := there[key]
+		if u.Replace {
+			o, ok = parked[r.stage()+"/"+key]
+		} else {
+			now[key] = u.Entry
+		}
+		switch {
+		case !ok:
+			wrong = append(wrong, key+" is missing")
+		case o.Size != u.Size:
+			wrong = append(wrong, fmt.Sprintf("%s has %d bytes instead of %d", key, o.Size, u.Size))
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("the storage does not hold what was sent: %s; `snapfw resume %s` sends it again", few(wrong), r.ID)
+	}
+	if err := r.remember(ctx, n, now, there); err != nil {
+		return err
+	}
+	return r.fact(factVerified, n.Name, "", n.Chosen.Sums[stagedList])
+}
+
+func few(list []string) string {
+	const most = 5
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+// remember writes down what some keys hold now.
+func (r *Run) remember(ctx context.Context, n *Node, now map[string]core.Entry, there map[string]core.Object) error {
+	if len(now) == 0 {
+		return nil
+	}
+	known, err := r.remembered(ctx, n)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		o, ok := there[key]
+		if !ok {
+			return fmt.Errorf("%s is gone from the bucket", key)
+		}
+		known.Objects[key] = manifest.Remembered{Size: o.Size, ETag: o.ETag, Modified: o.Modified, Sums: now[key].Sums}
+	}
+	return r.putObjects(ctx, n, known)
+}
+
+func (r *Run) putObjects(ctx context.Context, n *Node, known manifest.Objects) error {
+	known.Chain, known.Run, known.Written = r.state.Begun.Chain, r.ID, r.Clock.Now().UTC()
+	body, err := known.Encode()
+	if err != nil {
+		return err
+	}
+	return r.put(ctx, objectsKey(n), body)
+}

@@ -1,0 +1,360 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/manifest"
+)
+
+const proveFile = "prove.jsonl"
+
+// replace moves what was parked to its key, inside the storage, and takes the old bytes out of the cache. A
+// consumer may see the new bytes before the list that names them: that is the one exception to "nobody
+// sees half", it was reviewed, and it is as short as a copy inside the storage.
+func (r *Run) replace(ctx context.Context, n *Node) error {
+	if !n.inPlace() || n.Reviewed == nil || n.Replaced {
+		return nil
+	}
+	some, err := r.staged(ctx, n, stagedSent)
+	if err != nil {
+		return err
+	}
+	if len(some) == 0 {
+		return r.fact(factReplaced, n.Name, "", nil)
+	}
+	parked, err := r.list(ctx, r.stage()+"/", nil)
+	if err != nil {
+		return err
+	}
+	var moves []core.Move
+	var keys []string
+	now := map[string]core.Entry{}
+	for _, u := range some {
+		key := keyOf(n, u.Name)
+		keys = append(keys, key)
+		if !u.Replace {
+			continue
+		}
+		from := r.stage() + "/" + key
+		if o, ok := parked[from]; !ok || o.Size != u.Size {
+			return fmt.Errorf("%s is gone from the bucket, or another: release again", from)
+		}
+		moves, now[key] = append(moves, core.Move{From: from, To: key, Size: u.Size}), u.Entry
+	}
+	if err := r.move(ctx, n, moves); err != nil {
+		return err
+	}
+	if len(now) > 0 {
+		there, err := r.listed(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := r.remember(ctx, n, now, there); err != nil {
+			return err
+		}
+	}
+	if err := r.purge(ctx, r.Sink, keys); err != nil {
+		return err
+	}
+	return r.fact(factReplaced, n.Name, "", nil)
+}
+
+// move copies inside the storage; it carries on where it was.
+func (r *Run) move(ctx context.Context, n *Node, moves []core.Move) error {
+	if len(moves) == 0 {
+		return nil
+	}
+	copier, ok := r.Sink.Sink.(core.Copier)
+	if !ok {
+		return fmt.Errorf("sink %s can't copy inside the storage: %w", r.Sink.Name, core.ErrUnsupported)
+	}
+	return r.retry(ctx, n, "copy inside the storage", func() error {
+		done := 0
+		for _, err := range copier.Copy(ctx, r.Sink.Target, moves) {
+			if err != nil {
+				return fmt.Errorf("copy inside the storage: %w", err)
+			}
+			done++
+		}
+		if done != len(moves) {
+			return fmt.Errorf("copy inside the storage: %d of %d were copied", done, len(moves))
+		}
+		return nil
+	})
+}
+
+// purge takes keys out of the cache in front of a sink, if there is one.
+func (r *Run) purge(ctx context.Context, s *Sink, keys []string) error {
+	purger, ok := s.Sink.(core.Purger)
+	if !ok || len(keys) == 0 {
+		return nil
+	}
+	return r.retry(ctx, nil, "purge", func() error {
+		err := purger.Purge(ctx, s.Target, keys...)
+		if errors.Is(err, core.ErrUnsupported) {
+			return nil
+		}
+		return err
+	})
+}
+
+// proveChanges has the plan's proof read what changed through the address that consumers use.
+func (r *Run) proveChanges(ctx context.Context, n *Node) error {
+	if n.Reviewed == nil || !n.Replaced || n.Proved {
+		return nil
+	}
+	some, err := r.staged(ctx, n, stagedSent)
+	if err != nil {
+		return err
+	}
+	front, err := r.front(ctx, r.Sink)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(some) == 0:
+	case front.url == "":
+		if err := r.note(n.Name, "sink %s has no public address, so nothing is read back through it", r.Sink.Name); err != nil {
+			return err
+		}
+	default:
+		m, err := r.machine(ctx, n)
+		if err != nil {
+			return err
+		}
+		if err := m.Write(ctx, n.Plan.Owner, path.Join(path.Dir(n.Plan.Data), proveFile), bytes.NewReader(lines(some))); err != nil {
+			return fmt.Errorf("write %s: %w", proveFile, err)
+		}
+		if err := r.steps(ctx, n, phaseProve, n.Plan.Prove); err != nil {
+			return err
+		}
+	}
+	return r.fact(factProved, n.Name, "", nil)
+}
+
+// promoteList is the commit of a release: one Put of the list, only over the list that was judged. Then
+// what consumers read is read back.
+func (r *Run) promoteList(ctx context.Context, n *Node) error {
+	list, err := r.kept(ctx, n, stagedList)
+	if err != nil {
+		return err
+	}
+	s, key := r.lists(), n.Plan.Publish.Pointer
+	now, o, err := r.getFrom(ctx, s, key)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, list) {
+		if err := r.putList(ctx, s, key, list, o); err != nil {
+			return err
+		}
+	}
+	if now, _, err = r.getFrom(ctx, s, key); err != nil {
+		return err
+	}
+	if !bytes.Equal(now, list) {
+		return fmt.Errorf("%s came back other than it was put; something else writes to this bucket", key)
+	}
+	if err := r.purge(ctx, s, []string{key}); err != nil {
+		return err
+	}
+	if err := r.seen(ctx, s, key, list); err != nil {
+		return err
+	}
+	return r.fact(factPromoted, n.Name, "", nil)
+}
+
+// putList overwrites only what was read, where the storage can tell.
+func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o core.Object) error {
+	c := core.Condition{IfMatch: o.ETag, IfNoneMatch: o.Key == ""}
+	lost := false
+	err := r.retry(ctx, nil, "put "+key, func() error {
+		_, err := s.Put(ctx, s.Target, key, list, c)
+		if errors.Is(err, core.ErrUnsupported) {
+			_, err = s.Put(ctx, s.Target, key, list, core.Condition{})
+		}
+		if lost = errors.Is(err, core.ErrCondition); lost || err == nil {
+			return nil
+		}
+		return fmt.Errorf("put %s: %w", key, err)
+	})
+	if err == nil && lost {
+		return fmt.Errorf("%s was replaced by somebody else in this very moment: it is judged again when the run is resumed", key)
+	}
+	return err
+}
+
+// tidy marks what is no longer named, deletes what was not named for longer than the grace period, makes
+// young what the storage would expire, and empties the stage.
+func (r *Run) tidy(ctx context.Context, n *Node) error {
+	all, err := r.staged(ctx, n, stagedAll)
+	if err != nil {
+		return err
+	}
+	known, err := r.remembered(ctx, n)
+	if err != nil {
+		return err
+	}
+	named := map[string]bool{}
+	for _, u := range all {
+		named[keyOf(n, u.Name)] = true
+	}
+	gone, faded := r.fade(&known, named)
+	if len(gone) > 0 {
+		if err := r.Sink.Delete(ctx, r.Sink.Target, gone...); err != nil {
+			return fmt.Errorf("delete what nobody names: %w", err)
+		}
+		if err := r.purge(ctx, r.Sink, gone); err != nil {
+			return err
+		}
+		if err := r.note(n.Name, "deleted %d objects that were not named for %s: %s", len(gone), r.Settings.Grace, few(gone)); err != nil {
+			return err
+		}
+	}
+	if faded {
+		if err := r.putObjects(ctx, n, known); err != nil {
+			return err
+		}
+	}
+	if err := r.refresh(ctx, n, known, named); err != nil {
+		return err
+	}
+	return r.clearStages(ctx)
+}
+
+// fade updates when keys were last named, and returns the keys whose time is over, and whether anything changed.
+func (r *Run) fade(known *manifest.Objects, named map[string]bool) (gone []string, changed bool) {
+	now := r.Clock.Now().UTC()
+	for _, key := range slices.Sorted(maps.Keys(known.Objects)) {
+		o := known.Objects[key]
+		switch {
+		case named[key] && o.Unnamed != nil:
+			o.Unnamed = nil
+		case !named[key] && o.Unnamed == nil:
+			o.Unnamed = &now
+		case !named[key] && now.Sub(*o.Unnamed) > r.Settings.Grace:
+			gone, changed = append(gone, key), true
+			delete(known.Objects, key)
+			continue
+		default:
+			continue
+		}
+		known.Objects[key], changed = o, true
+	}
+	return gone, changed
+}
+
+// refresh asks the sink to make young what stays: it knows which objects are old enough to be due. Where the oldest is
+// young enough to be left, so are all, and nobody asks for the rest.
+func (r *Run) refresh(ctx context.Context, n *Node, known manifest.Objects, named map[string]bool) error {
+	copier, ok := r.Sink.Sink.(core.Copier)
+	if !ok {
+		return nil
+	}
+	there := n.there
+	if there == nil {
+		var err error
+		if there, err = r.listed(ctx, n); err != nil {
+			return err
+		}
+	}
+	var moves []core.Move
+	oldest := 0
+	for _, key := range slices.Sorted(maps.Keys(named)) {
+		if o, ok := there[key]; ok {
+			moves = append(moves, core.Move{From: key, To: key, Size: o.Size})
+			if o.Modified.Before(there[moves[oldest].To].Modified) {
+				oldest = len(moves) - 1
+			}
+		}
+	}
+	if len(moves) == 0 {
+		return nil
+	}
+	err := r.renew(ctx, copier, moves[oldest:oldest+1])
+	if errors.Is(err, core.ErrUnsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	first := moves[oldest].To
+	now, err := r.list(ctx, first, func(key string) bool { return key == first })
+	if err != nil {
+		return err
+	}
+	if o := now[first]; o.ETag == there[first].ETag && o.Modified.Equal(there[first].Modified) {
+		return nil
+	}
+	if err := r.renew(ctx, copier, moves); err != nil {
+		return err
+	}
+	// A copy onto itself may have another ETag.
+	if there, err = r.listed(ctx, n); err != nil {
+		return err
+	}
+	changed := false
+	for key, k := range known.Objects {
+		if o, ok := there[key]; ok && named[key] && o.Size == k.Size && (o.ETag != k.ETag || !o.Modified.Equal(k.Modified)) {
+			k.ETag, k.Modified = o.ETag, o.Modified
+			known.Objects[key], changed = k, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return r.putObjects(ctx, n, known)
+}
+
+// renew has the sink store keys anew that the storage would expire.
+func (r *Run) renew(ctx context.Context, copier core.Copier, moves []core.Move) error {
+	for _, err := range copier.Copy(ctx, r.Sink.Target, moves) {
+		if err != nil {
+			return fmt.Errorf("refresh what stays: %w", err)
+		}
+	}
+	return nil
+}
+
+// clearStages empties the stages of this chain's runs. There is no other one that is open: a newer run
+// supersedes those that wait.
+func (r *Run) clearStages(ctx context.Context) error {
+	// <chain>-20261121-101112-abcd: another chain's name may begin with this one's.
+	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain) + `-[0-9]{8}-[0-9]{6}-[a-z0-9]+/`)
+	parked, err := r.list(ctx, stageRoot+"/"+r.state.Begun.Chain+"-", ours.MatchString)
+	if err != nil {
+		return err
+	}
+	keys := slices.Sorted(maps.Keys(parked))
+	// The list of what a run keeps goes last: without it the rest could not be told.
+	slices.SortStableFunc(keys, func(a, b string) int { return strings.Count(b, "/") - strings.Count(a, "/") })
+	for len(keys) > 0 {
+		some := keys[:min(1000, len(keys))]
+		if err := r.Sink.Delete(ctx, r.Sink.Target, some...); err != nil {
+			return fmt.Errorf("empty the stage: %w", err)
+		}
+		keys = keys[len(some):]
+	}
+	return nil
+}
+
+// giveUpStage withdraws the proposal of a node that gets no further, and what waited for it.
+func (r *Run) giveUpStage(ctx context.Context, n *Node) error {
+	if !n.inPlace() || n.Failed == nil || n.Chosen == nil {
+		return nil
+	}
+	return errors.Join(r.withdraw(ctx, n, n.Failed.Err), r.clearStages(ctx))
+}
+
+// proofTime is how long a cache may go on serving what was purged.
+const proofTime = 5 * time.Minute

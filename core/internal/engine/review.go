@@ -1,0 +1,201 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/snapfw/snapfw/core/internal/manifest"
+	"github.com/snapfw/snapfw/core/internal/review"
+)
+
+// errParked: the run waits for somebody. Its locks and the copy on the host are given back.
+var errParked = errors.New("waiting for the review")
+
+// Reviewed says who let a list through.
+type Reviewed struct {
+	By  string `json:"by"`
+	Why string `json:"why,omitempty"`
+}
+
+// Chosen is what a run sends, and the sums of what it keeps in its stage.
+type Chosen struct {
+	Files    int               `json:"files"`
+	Replaced int               `json:"replaced"`
+	Bytes    int64             `json:"bytes"`
+	Sums     map[string]string `json:"sums"`
+}
+
+func (r *Run) reviewHead(ctx context.Context) (body []byte, err error) {
+	if r.Review == nil {
+		return nil, nil
+	}
+	err = r.retry(ctx, nil, "read what is under review", func() error {
+		body, err = r.Review.Published(ctx)
+		if errors.Is(err, fs.ErrNotExist) {
+			body, err = nil, nil
+		}
+		return err
+	})
+	return body, err
+}
+
+// review proposes the list and waits until somebody lets it through, or parks the run. A list that is
+// published already needs nobody.
+func (r *Run) review(ctx context.Context, n *Node) error {
+	if !r.publishes() || !n.inPlace() || !n.Verified || n.Reviewed != nil {
+		return nil
+	}
+	list, err := r.kept(ctx, n, stagedList)
+	if err != nil {
+		return err
+	}
+	same, err := r.isPublished(ctx, n, list)
+	if err != nil {
+		return err
+	}
+	if same {
+		return r.fact(factReviewed, n.Name, "", Reviewed{By: "nobody", Why: "it is published already"})
+	}
+	// A proposal that was opened and not completed (a reviewer whom nobody knows) is completed; that opens no second one.
+	if n.Proposed == nil || n.Parks == 0 {
+		if err := r.propose(ctx, n, list); err != nil || n.Reviewed != nil {
+			return err
+		}
+	}
+	return r.await(ctx, n, list)
+}
+
+// isPublished tells whether the bucket and the review hold the list already. What is replaced then has the
+// sums that were let through before.
+func (r *Run) isPublished(ctx context.Context, n *Node, list []byte) (bool, error) {
+	now, _, _, err := r.published(ctx, n)
+	if err != nil || !bytes.Equal(now, list) {
+		return false, err
+	}
+	head, err := r.reviewHead(ctx)
+	return head == nil || bytes.Equal(head, list), err
+}
+
+func (r *Run) propose(ctx context.Context, n *Node, list []byte) error {
+	host := n.Addr.Host
+	if host == "" {
+		host = r.Here
+	}
+	p := review.Proposal{
+		Chain: r.state.Begun.Chain, Run: r.ID, Host: host, Time: r.state.Started.UTC(),
+		Title:  fmt.Sprintf("Updated %s", n.Plan.Publish.Pointer),
+		Report: r.report(n), Body: list,
+	}
+	var opened review.Opened
+	err := r.retry(ctx, n, "propose the list", func() (err error) {
+		opened, err = r.reviewer().Propose(ctx, p)
+		if errors.Is(err, review.ErrSame) {
+			return nil
+		}
+		return err
+	})
+	if err == nil && opened == (review.Opened{}) {
+		return r.fact(factReviewed, n.Name, "", Reviewed{By: "nobody", Why: "the reviewed branch holds this list already"})
+	}
+	if opened != (review.Opened{}) {
+		err = errors.Join(err, r.fact(factProposed, n.Name, "", opened))
+	}
+	if err != nil {
+		return fmt.Errorf("propose the list: %w", err)
+	}
+	return nil
+}
+
+func (r *Run) reviewer() review.Place {
+	if r.Review != nil {
+		return r.Review
+	}
+	byHand, err := review.New(review.Config{Kind: review.KindManual})
+	if err != nil {
+		panic(err) // there is nothing to configure
+	}
+	return byHand
+}
+
+// report is what reviewers read: the judge's words, and why it was forced.
+func (r *Run) report(n *Node) string {
+	var b strings.Builder
+	if n.Judged.Forced != "" {
+		fmt.Fprintf(&b, "**Forced:** %s\n\n", n.Judged.Forced)
+	}
+	fmt.Fprintf(&b, "%d objects, %s, were uploaded; %d of them replace what is published and wait under `%s/` until this is merged.\n\n",
+		n.Chosen.Files, manifest.Size(n.Chosen.Bytes), n.Chosen.Replaced, r.stage())
+	b.WriteString(n.Judged.Report)
+	return b.String()
+}
+
+// await asks how the review stands, for as long as --wait says.
+func (r *Run) await(ctx context.Context, n *Node, list []byte) error {
+	began, pause := r.Clock.Now(), 5*time.Second
+	for {
+		a, err := r.answer(ctx, n)
+		if err != nil {
+			return err
+		}
+		switch a.State {
+		case review.Merged:
+			if a.Body != nil && !bytes.Equal(a.Body, list) {
+				return &RefusedError{"what was merged is not what was proposed and uploaded; release again from what is merged now"}
+			}
+			return r.fact(factReviewed, n.Name, "", Reviewed{By: a.By, Why: a.Why})
+		case review.Rejected:
+			return &RefusedError{strings.TrimSpace(fmt.Sprintf("the review was rejected, so nothing is published: %s %s", a.By, a.Why))}
+		}
+		left := r.Settings.Wait - r.Clock.Now().Sub(began)
+		if r.Settings.Wait >= 0 && left <= 0 {
+			return errors.Join(errParked, r.fact(factParked, n.Name, "", nil))
+		}
+		if r.Settings.Wait >= 0 {
+			pause = min(pause, left)
+		}
+		if err := r.Clock.Sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(2*pause, time.Minute)
+	}
+}
+
+func (r *Run) answer(ctx context.Context, n *Node) (a review.Answer, err error) {
+	if n.Approved != nil {
+		return review.Answer{State: review.Merged, By: n.Approved.By, Why: n.Approved.Why}, nil
+	}
+	err = r.retry(ctx, n, "ask how the review stands", func() error {
+		a, err = r.reviewer().Look(ctx, *n.Proposed)
+		return err
+	})
+	return a, err
+}
+
+// Approve records that somebody lets the list of a parked run through, where no review place is configured.
+func (r *Run) Approve(by, reason string) error {
+	defer r.journal.Close()
+	defer r.unlock()
+	for _, n := range r.state.Nodes {
+		if n.Proposed == nil || n.Reviewed != nil || n.Failed != nil {
+			continue
+		}
+		if r.Review != nil {
+			return &RefusedError{fmt.Sprintf("run %s is reviewed at %s: merge it there", r.ID, n.Proposed.URL)}
+		}
+		return r.fact(factApproved, n.Name, "", Reviewed{By: by, Why: reason})
+	}
+	return &RefusedError{fmt.Sprintf("run %s waits for nobody", r.ID)}
+}
+
+// withdraw closes the proposal of a run that ends without it.
+func (r *Run) withdraw(ctx context.Context, n *Node, why string) error {
+	if n.Proposed == nil || n.Reviewed != nil {
+		return nil
+	}
+	return r.reviewer().Withdraw(ctx, *n.Proposed, why)
+}
