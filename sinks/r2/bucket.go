@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"math"
 	"net"
 	"net/http"
@@ -187,37 +186,6 @@ func (b *bucket) head(ctx context.Context, key string) (head, error) {
 	return head{
 		size: aws.ToInt64(out.ContentLength), etag: aws.ToString(out.ETag), modified: aws.ToTime(out.LastModified), meta: lower(out.Metadata), out: out,
 	}, nil
-}
-
-func (b *bucket) list(ctx context.Context, prefix string) iter.Seq2[core.Object, error] {
-	return func(yield func(core.Object, error) bool) {
-		in := &s3.ListObjectsV2Input{Bucket: &b.name, Prefix: aws.String(b.beginning(prefix))}
-		for {
-			page, err := b.api.ListObjectsV2(ctx, in)
-			if err != nil {
-				yield(core.Object{}, fmt.Errorf("list %s: %w", prefix, b.words(err)))
-				return
-			}
-			for _, o := range page.Contents {
-				key, ok := b.relative(aws.ToString(o.Key))
-				if !ok || strings.HasSuffix(key, "/") { // folders that other programs make
-					continue
-				}
-				if !yield(core.Object{Key: key, Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag), Modified: aws.ToTime(o.LastModified)}, nil) {
-					return
-				}
-			}
-			next := aws.ToString(page.NextContinuationToken)
-			if !aws.ToBool(page.IsTruncated) {
-				return
-			}
-			if next == "" || next == aws.ToString(in.ContinuationToken) {
-				yield(core.Object{}, fmt.Errorf("list %s: the storage says that there is more and not where", prefix))
-				return
-			}
-			in.ContinuationToken = &next
-		}
-	}
 }
 
 // beginning is where keys with this prefix begin in the bucket.

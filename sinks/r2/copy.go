@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
+	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -19,9 +22,12 @@ import (
 
 const copiesAtOnce = 8
 
+// Few keys are looked at one by one, more by a list.
+const fewSelves = 16
+
 // Copy copies several at once and yields each as it is done, the error last. A move from a key to itself makes
-// the object young again, for buckets that expire objects by age: where expiry_days is configured only
-// when half of it is used up.
+// the object young again, for buckets that expire objects by age: only when half of expiry_days is used
+// up, and never without expiry_days. The ages of many such keys are read from one list.
 func (s sink) Copy(ctx context.Context, t core.Target, moves []core.Move) iter.Seq2[core.Move, error] {
 	return func(yield func(core.Move, error) bool) {
 		b, err := s.bucket(t)
@@ -34,32 +40,114 @@ func (s sink) Copy(ctx context.Context, t core.Target, moves []core.Move) iter.S
 			yield(core.Move{}, err)
 			return
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		done := make(chan core.Move)
-		end := make(chan error, 1)
-		go func() {
-			end <- each(ctx, copiesAtOnce, moves, func(ctx context.Context, m core.Move) error {
-				if err := b.move(ctx, m, c.expiry()); err != nil {
-					return err
-				}
-				select {
-				case done <- m:
-				case <-ctx.Done():
-				}
-				return nil
-			})
-			close(done)
-		}()
-		for m := range done {
+		young, due, err := b.young(ctx, moves, c.expiry())
+		if err != nil {
+			yield(core.Move{}, err)
+			return
+		}
+		for _, m := range young {
 			if !yield(m, nil) {
 				return
 			}
 		}
-		if err := <-end; err != nil {
-			yield(core.Move{}, err)
+		// Data before the .torrent that tells of it, as in an upload.
+		isTorrent := func(m core.Move) bool { return strings.HasSuffix(m.To, ".torrent") }
+		data := slices.DeleteFunc(slices.Clone(due), isTorrent)
+		torrents := slices.DeleteFunc(slices.Clone(due), func(m core.Move) bool { return !isTorrent(m) })
+		if b.moveAll(ctx, data, c.expiry(), yield) {
+			b.moveAll(ctx, torrents, c.expiry(), yield)
 		}
 	}
+}
+
+// moveAll tells whether all were moved and nobody had enough.
+func (b *bucket) moveAll(ctx context.Context, moves []core.Move, expiry time.Duration, yield func(core.Move, error) bool) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan core.Move)
+	end := make(chan error, 1)
+	go func() {
+		end <- each(ctx, copiesAtOnce, moves, func(ctx context.Context, m core.Move) error {
+			if err := b.move(ctx, m, expiry); err != nil {
+				return err
+			}
+			select {
+			case done <- m:
+			case <-ctx.Done():
+			}
+			return nil
+		})
+		close(done)
+	}()
+	for m := range done {
+		if !yield(m, nil) {
+			return false
+		}
+	}
+	if err := <-end; err != nil {
+		yield(core.Move{}, err)
+		return false
+	}
+	return true
+}
+
+// isYoung tells whether an object stored then need not be stored anew.
+func isYoung(stored time.Time, expiry time.Duration) bool {
+	return expiry == 0 || time.Since(stored) < expiry/2
+}
+
+// young splits off the moves of a key to itself that have nothing to do. For a release these are as many as
+// the chain has files, so one list tells, and no object is asked for by itself.
+func (b *bucket) young(ctx context.Context, moves []core.Move, expiry time.Duration) (young, due []core.Move, err error) {
+	selves := map[string]core.Move{}
+	var keys []string
+	for _, m := range moves {
+		if m.From == m.To {
+			if err := checkKey(m.To); err != nil {
+				return nil, nil, fmt.Errorf("copy: %w", err)
+			}
+			selves[m.To] = m
+			keys = append(keys, m.To)
+		} else {
+			due = append(due, m)
+		}
+	}
+	if len(keys) <= fewSelves {
+		return nil, moves, nil
+	}
+	for o, err := range b.list(ctx, commonPrefix(keys)) {
+		if err != nil {
+			return nil, nil, err
+		}
+		m, ok := selves[o.Key]
+		if !ok {
+			continue
+		}
+		delete(selves, o.Key)
+		if isYoung(o.Modified, expiry) && (m.Size == 0 || m.Size == o.Size) {
+			young = append(young, m)
+		} else {
+			due = append(due, m)
+		}
+	}
+	// What is not listed is looked at, so that its error says why.
+	for _, key := range slices.Sorted(maps.Keys(selves)) {
+		due = append(due, selves[key])
+	}
+	return young, due, nil
+}
+
+// commonPrefix is what all keys begin with.
+func commonPrefix(keys []string) string {
+	first, last := slices.Min(keys), slices.Max(keys)
+	n := 0
+	for n < len(first) && n < len(last) && first[n] == last[n] {
+		n++
+	}
+	for n > 0 && n < len(first) && !utf8.RuneStart(first[n]) {
+		n--
+	}
+	return first[:n]
 }
 
 // move makes m.To what m.From is.
@@ -77,7 +165,7 @@ func (b *bucket) move(ctx context.Context, m core.Move, expiry time.Duration) er
 		return fmt.Errorf("copy to %s: %s has %d bytes instead of %d", m.To, m.From, from.size, m.Size)
 	}
 	if m.From == m.To {
-		if expiry > 0 && time.Since(from.modified) < expiry/2 {
+		if isYoung(from.modified, expiry) {
 			return nil
 		}
 	} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,16 +101,20 @@ func purgeWords(err error, status int, token string) error {
 	return &storageError{text: text, err: err}
 }
 
-// addresses are the ways in which a consumer asks for a key: nodes ask for the slash in a name as it is, or as
-// %2F (https://github.com/erigontech/erigon/issues/19883), and to a cache these are two.
+// addresses are the ways in which a consumer asks for a key, which to a cache are as many: with the slashes in a name as
+// they are, or as %2F (https://github.com/erigontech/erigon/issues/19883), and with a plus as it is, or as %2B, which
+// BitTorrent clients write since S3 takes a plus for a space.
 func addresses(public, key string) []string {
 	parts := strings.Split(key, "/")
 	for i, p := range parts {
 		parts[i] = url.PathEscape(p)
 	}
 	at := strings.TrimSuffix(public, "/") + "/"
-	if len(parts) == 1 {
-		return []string{at + parts[0]}
+	var all []string
+	for _, slash := range []string{"/", "%2F"} {
+		path := strings.Join(parts, slash)
+		all = append(all, at+path, at+strings.ReplaceAll(path, "+", "%2B"))
 	}
-	return []string{at + strings.Join(parts, "/"), at + strings.Join(parts, "%2F")}
+	slices.Sort(all)
+	return slices.Compact(all)
 }

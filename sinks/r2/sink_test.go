@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -23,17 +22,18 @@ import (
 
 // The suite that every sink has to pass, over gRPC.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "conformance")
-	s.flat = true
+	s.Flat = true
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	plugintest.Sink(t, plugin.Command{Name: "r2", Path: self}, plugintest.SinkCase{
-		Target: s.with(map[string]any{"prefix": "some/where"}),
+		Target: s.Target(map[string]any{"prefix": "some/where"}),
 		Run: func(ctx context.Context, c core.Command) (int, error) {
 			cmd := exec.CommandContext(ctx, self, c.Argv[1:]...)
-			cmd.Env = []string{accessEnv + "=" + testKey, secretEnv + "=" + testSecret}
+			cmd.Env = credentials()
 			var said bytes.Buffer
 			cmd.Stderr = &said
 			if err := cmd.Run(); err != nil {
@@ -42,8 +42,8 @@ func TestConformance(t *testing.T) {
 			return cmd.ProcessState.ExitCode(), nil
 		},
 	})
-	if len(s.broken) > 0 {
-		t.Errorf("R2's rules were broken: %v", s.broken)
+	if len(s.Broken()) > 0 {
+		t.Errorf("R2's rules were broken: %v", s.Broken())
 	}
 }
 
@@ -121,10 +121,11 @@ func TestUploadCommand(t *testing.T) {
 
 // A condition that held is not mistaken for one that failed when the first answer was lost.
 func TestPutWithLostAnswer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, "lost-answer")
 	k := newSink()
 	var n atomic.Int32
-	s.lost = func(r *http.Request) bool { return r.Method == http.MethodPut && n.Add(1) == 1 }
+	s.Lose(func(r *http.Request) bool { return r.Method == http.MethodPut && n.Add(1) == 1 })
 	o, err := k.Put(t.Context(), s.target, "pointer", []byte("1"), core.Condition{IfNoneMatch: true})
 	if err != nil || n.Load() < 2 {
 		t.Fatalf("%v after %d requests", err, n.Load())
@@ -189,50 +190,4 @@ func FuzzParseList(f *testing.F) {
 			}
 		}
 	})
-}
-
-// purger is Cloudflare's endpoint with its documented rules:
-// https://developers.cloudflare.com/cache/how-to/purge-cache/ (100 URLs a request, a token bucket) and
-// https://developers.cloudflare.com/fundamentals/api/reference/limits/ (429 with Retry-After).
-type purger struct {
-	tokens, refused atomic.Int32
-	refilled        atomic.Int64
-	urls            atomic.Pointer[[]string]
-}
-
-func (p *purger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	no := func(status int, text string) {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(map[string]any{"success": false, "errors": []any{map[string]any{"code": 1, "message": text}}, "messages": []any{}, "result": nil})
-	}
-	if r.Method != http.MethodPost || r.URL.Path != "/zones/0123456789abcdef0123456789abcdef/purge_cache" {
-		no(404, r.URL.Path)
-		return
-	}
-	if r.Header.Get("Authorization") != "Bearer cf-token-value" {
-		no(403, "Authentication error "+r.Header.Get("Authorization"))
-		return
-	}
-	if p.tokens.Add(-1) < 0 {
-		p.refused.Add(1)
-		if p.refused.Load() == 1 {
-			p.refilled.Store(time.Now().Add(time.Second).UnixNano())
-		}
-		if time.Now().UnixNano() < p.refilled.Load() {
-			w.Header().Set("Retry-After", "1")
-			no(429, "rate limited")
-			return
-		}
-		p.tokens.Store(100)
-	}
-	var body struct{ Files []string }
-	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body.Files) == 0 || len(body.Files) > 100 {
-		no(400, "files")
-		return
-	}
-	all := append(*p.urls.Load(), body.Files...)
-	p.urls.Store(&all)
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"success": true, "errors": []any{}, "messages": []any{}, "result": map[string]any{"id": "x"}})
 }

@@ -18,8 +18,15 @@ import (
 
 // bring makes the storage hold one file.
 func (s *sending) bring(ctx context.Context, f *file) error {
-	if f.Previous && s.previous != "" {
-		if ok, err := s.copyPrevious(ctx, f); ok || err != nil {
+	from := ""
+	switch {
+	case f.Previous && s.previous != "":
+		from = join(s.previous, f.Name)
+	case f.Replace: // a release that was given up may have sent it already, under its own key
+		from = join(s.prefix, f.Name)
+	}
+	if from != "" {
+		if ok, err := s.copyThere(ctx, f, from); ok || err != nil {
 			return err
 		}
 	}
@@ -292,10 +299,9 @@ func (s *sending) restamp(ctx context.Context, key string, meta map[string]strin
 	return nil
 }
 
-// copyPrevious copies inside the storage what did not change. It is false where the previous one is not
+// copyThere copies inside the storage what did not change. It is false where what lies there is not
 // the file that it is said to be: then the file is sent.
-func (s *sending) copyPrevious(ctx context.Context, f *file) (bool, error) {
-	from := join(s.previous, f.Name)
+func (s *sending) copyThere(ctx context.Context, f *file, from string) (bool, error) {
 	h, err := s.bucket.head(ctx, from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -303,7 +309,7 @@ func (s *sending) copyPrevious(ctx context.Context, f *file) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, differ := compare(f.Sums, h.meta); differ || h.size != f.Size {
+	if agree, differ := compare(f.Sums, h.meta); differ || f.Replace && !agree || h.size != f.Size {
 		return false, nil
 	}
 	err = s.bucket.copy(ctx, copying{from: from, to: f.key, head: h, fresh: !f.Replace})

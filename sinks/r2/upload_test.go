@@ -23,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
 
 // copyOf is a folder to upload.
@@ -79,7 +80,7 @@ func (c *copyOf) entry(name string) *core.Upload {
 }
 
 func env(name string) string {
-	return map[string]string{accessEnv: testKey, secretEnv: testSecret}[name]
+	return map[string]string{accessEnv: r2test.AccessKey, secretEnv: r2test.SecretKey}[name]
 }
 
 // run plans an upload and does it in this process.
@@ -99,7 +100,7 @@ func (c *copyOf) run(t testing.TB, target core.Target, r core.UploadRequest) (ex
 			t.Errorf("the last line is %q: %v", lines[len(lines)-1], err)
 		}
 	}
-	if strings.Contains(errs.String(), testSecret) {
+	if strings.Contains(errs.String(), r2test.SecretKey) {
 		t.Error("the secret is in an error")
 	}
 	return exit, sent, errs.String()
@@ -108,7 +109,7 @@ func (c *copyOf) run(t testing.TB, target core.Target, r core.UploadRequest) (ex
 // holds compares an object with a file.
 func (s *site) holds(t *testing.T, key string, c *copyOf, name string) {
 	t.Helper()
-	got, err := os.ReadFile(filepath.Join(s.dir, key))
+	got, err := os.ReadFile(filepath.Join(s.Dir, key))
 	want, err2 := os.ReadFile(filepath.Join(c.dir, name))
 	if err != nil || err2 != nil || !bytes.Equal(got, want) {
 		t.Errorf("%s is not %s: %v, %v", key, name, err, err2)
@@ -125,8 +126,8 @@ func (s *site) holds(t *testing.T, key string, c *copyOf, name string) {
 
 func (s *site) kept(t *testing.T) {
 	t.Helper()
-	if len(s.broken) > 0 {
-		t.Errorf("R2's rules were broken: %v", s.broken)
+	if len(s.Broken()) > 0 {
+		t.Errorf("R2's rules were broken: %v", s.Broken())
 	}
 }
 
@@ -140,6 +141,7 @@ func only(log []string, kinds ...string) (out []string) {
 }
 
 func TestUpload(t *testing.T) {
+	t.Parallel()
 	s, c := newSite(t, "upload"), newCopy(t)
 	c.add(t, "domain/v2.0-accounts.0-1.kv.torrent", 900, 1)
 	c.add(t, "domain/v2.0-accounts.0-1.kv", 12*mib+7, 1)
@@ -152,14 +154,14 @@ func TestUpload(t *testing.T) {
 	for _, e := range c.entries {
 		s.holds(t, e.Name, c, e.Name)
 	}
-	if puts := only(s.took(), "PUT", "complete"); !strings.HasSuffix(puts[len(puts)-1], ".torrent") {
+	if puts := only(s.Took(), "PUT", "complete"); !strings.HasSuffix(puts[len(puts)-1], ".torrent") {
 		t.Errorf("the .torrent is not last: %v", puts)
 	}
 	// A second run sends nothing.
 	if exit, sent, said = c.run(t, s.target, core.UploadRequest{}); exit != 0 || sent != (core.Sent{}) {
 		t.Errorf("again: exit %d, %+v: %s", exit, sent, said)
 	}
-	if puts := only(s.took(), "PUT", "part", "create"); len(puts) > 0 {
+	if puts := only(s.Took(), "PUT", "part", "create"); len(puts) > 0 {
 		t.Errorf("a second run asks for %v", puts)
 	}
 	// What is stored without a sum is compared byte by byte: an ETag tells.
@@ -174,21 +176,22 @@ func TestUpload(t *testing.T) {
 
 // What is published is not written over: neither in one request nor in parts, nor where the size is the same.
 func TestPublishedStays(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{1000, 12 * mib} {
 		s, c := newSite(t, "published"), newCopy(t)
 		c.add(t, "a.kv", size, 1)
 		if exit, _, said := c.run(t, s.target, core.UploadRequest{Prefix: "p"}); exit != 0 {
 			t.Fatal(said)
 		}
-		old, err := os.ReadFile(filepath.Join(s.dir, "p/a.kv"))
+		old, err := os.ReadFile(filepath.Join(s.Dir, "p/a.kv"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.add(t, "a.kv", size, 2)
 		c.add(t, "new.kv", 10, 2)
-		s.took()
+		s.Took()
 		exit, _, said := c.run(t, s.target, core.UploadRequest{Prefix: "p"})
-		if exit != core.ExitRefused || !strings.Contains(said, "p/a.kv") || len(only(s.took(), "PUT", "part", "create")) > 0 {
+		if exit != core.ExitRefused || !strings.Contains(said, "p/a.kv") || len(only(s.Took(), "PUT", "part", "create")) > 0 {
 			t.Errorf("exit %d: %s", exit, said)
 		}
 		// As a replacement it is parked, and what is published stays until the Copier moves it.
@@ -198,7 +201,7 @@ func TestPublishedStays(t *testing.T) {
 			t.Fatalf("exit %d, %+v: %s", exit, sent, said)
 		}
 		s.holds(t, ".staged/1/p/a.kv", c, "a.kv")
-		if now, err := os.ReadFile(filepath.Join(s.dir, "p/a.kv")); err != nil || !bytes.Equal(now, old) {
+		if now, err := os.ReadFile(filepath.Join(s.Dir, "p/a.kv")); err != nil || !bytes.Equal(now, old) {
 			t.Errorf("what is published changed: %v", err)
 		}
 		for _, err := range newSink().Copy(t.Context(), s.target, []core.Move{{From: ".staged/1/p/a.kv", To: "p/a.kv", Size: size}}) {
@@ -213,18 +216,19 @@ func TestPublishedStays(t *testing.T) {
 
 // Somebody publishes the key while we send it.
 func TestTakenMeanwhile(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{1000, 12 * mib} {
 		s, c := newSite(t, "meanwhile"), newCopy(t)
 		c.add(t, "a.kv", size, 1)
 		var once atomic.Bool
-		s.fault = func(_ http.ResponseWriter, r *http.Request) bool {
-			if kind, _, _ := strings.Cut(operation(r), " "); (kind == "PUT" || kind == "complete") && once.CompareAndSwap(false, true) {
+		s.Trouble(func(_ http.ResponseWriter, r *http.Request) bool {
+			if kind := r2test.Kind(r); (kind == "PUT" || kind == "complete") && once.CompareAndSwap(false, true) {
 				if _, err := newSink().Put(context.Background(), s.target, "a.kv", []byte("theirs"), core.Condition{}); err != nil {
 					t.Error(err)
 				}
 			}
 			return false
-		}
+		})
 		exit, _, said := c.run(t, s.target, core.UploadRequest{})
 		body, _, err := newSink().Get(t.Context(), s.target, "a.kv")
 		if exit != core.ExitRefused || string(body) != "theirs" || err != nil {
@@ -234,6 +238,7 @@ func TestTakenMeanwhile(t *testing.T) {
 }
 
 func TestPreviousIsCopiedInside(t *testing.T) {
+	t.Parallel()
 	s, c := newSite(t, "previous"), newCopy(t)
 	c.add(t, "a.ldb", 7*mib, 1)
 	c.add(t, "b.ldb", 100, 1)
@@ -258,6 +263,7 @@ func TestPreviousIsCopiedInside(t *testing.T) {
 
 // kill -9 in the middle of a part; the next run carries on and sends what is missing only.
 func TestKilledUploadCarriesOn(t *testing.T) {
+	t.Parallel()
 	s, c := newSite(t, "killed"), newCopy(t)
 	const size = 42*mib + 3
 	c.add(t, "large.kv", size, 1)
@@ -273,12 +279,12 @@ func TestKilledUploadCarriesOn(t *testing.T) {
 	var first int64
 	for _, after := range []int64{12 * mib, 14 * mib} { // twice
 		child := exec.Command(self, cmd.Argv[1:]...)
-		child.Env = []string{accessEnv + "=" + testKey, secretEnv + "=" + testSecret}
-		before := s.bytes.Load()
+		child.Env = credentials()
+		before := s.Received()
 		if err := child.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(time.Minute); s.bytes.Load()-before < after; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); s.Received()-before < after; time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatal("nothing is sent")
 			}
@@ -288,12 +294,12 @@ func TestKilledUploadCarriesOn(t *testing.T) {
 		}
 		_ = child.Wait()
 	}
-	first = s.bytes.Load()
+	first = s.Received()
 	exit, sent, said := c.run(t, s.target, core.UploadRequest{Prefix: "p"})
 	if exit != 0 {
 		t.Fatal(said)
 	}
-	total := s.bytes.Load()
+	total := s.Received()
 	t.Logf("%d bytes; sent %d before two kills, %d after, %d in all", size, first, sent.Bytes, total)
 	// Each kill costs at most the parts that were under way.
 	if sent.Bytes >= size-10*mib || total > size+2*partsAtOnce*5*mib {
@@ -305,6 +311,7 @@ func TestKilledUploadCarriesOn(t *testing.T) {
 
 // An upload that was begun with another version of the file is not carried on, and not left behind.
 func TestForeignBeginnings(t *testing.T) {
+	t.Parallel()
 	s, c := newSite(t, "foreign"), newCopy(t)
 	c.add(t, "a.kv", 12*mib, 1)
 	b, err := newSink().bucket(s.target)
@@ -367,7 +374,7 @@ func TestBadSources(t *testing.T) {
 			}
 		})
 	}
-	if files, err := os.ReadDir(s.dir); err != nil || slices.ContainsFunc(files, func(e os.DirEntry) bool { return e.Name() == "a.kv" }) {
+	if files, err := os.ReadDir(s.Dir); err != nil || slices.ContainsFunc(files, func(e os.DirEntry) bool { return e.Name() == "a.kv" }) {
 		t.Errorf("something arrived: %v, %v", files, err)
 	}
 }
@@ -391,12 +398,12 @@ func TestFewParts(t *testing.T) {
 	t.Cleanup(func() { r2Limits = saved })
 	r2Limits.parts = 3
 	s, c := newSite(t, "few-parts"), newCopy(t)
-	s.maxParts = 3
+	s.MaxParts = 3
 	c.add(t, "large.kv", 26*mib, 1)
 	if exit, _, said := c.run(t, s.target, core.UploadRequest{}); exit != 0 {
 		t.Fatal(said)
 	}
-	if parts := only(s.took(), "part"); len(parts) != 3 {
+	if parts := only(s.Took(), "part"); len(parts) != 3 {
 		t.Errorf("%v", parts)
 	}
 	s.holds(t, "large.kv", c, "large.kv")

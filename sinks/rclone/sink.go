@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,12 +47,19 @@ func (s sink) Describe(context.Context) (core.Description, error) {
 
 // config is what schema.json describes.
 type config struct {
-	To        string `json:"to"`
-	OnHost    string `json:"config_path_on_host"`
-	OnClient  string `json:"config_path_on_client"`
-	PublicURL string `json:"public_url"`
-	Transfers int    `json:"transfers"`
+	To          string `json:"to"`
+	OnHost      string `json:"config_path_on_host"`
+	OnClient    string `json:"config_path_on_client"`
+	PublicURL   string `json:"public_url"`
+	HeaderName  string `json:"header_name"`
+	HeaderValue string `json:"header_value"` // a reference
+	Transfers   int    `json:"transfers"`
 }
+
+var (
+	addressForm = regexp.MustCompile(`^https?://[^/?#@]+(/[^?#]*)?$`)
+	headerForm  = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+)
 
 func readConfig(t core.Target) (config, error) {
 	var c config
@@ -70,8 +78,14 @@ func readConfig(t core.Target) (config, error) {
 	if c.Transfers < 0 || c.Transfers > 256 {
 		bad = append(bad, core.FieldError{Field: "transfers", Msg: "not between 1 and 256"})
 	}
-	if c.PublicURL != "" && !strings.HasPrefix(c.PublicURL, "https://") && !strings.HasPrefix(c.PublicURL, "http://") {
+	if c.PublicURL != "" && !addressForm.MatchString(c.PublicURL) {
 		bad = append(bad, core.FieldError{Field: "public_url", Msg: "not an address that begins with https://"})
+	}
+	switch {
+	case (c.HeaderName == "") != (c.HeaderValue == ""):
+		bad = append(bad, core.FieldError{Field: "header_name", Msg: "header_name and header_value belong together"})
+	case c.HeaderName != "" && (c.PublicURL == "" || !headerForm.MatchString(c.HeaderName)):
+		bad = append(bad, core.FieldError{Field: "header_name", Msg: "the name of a header of public_url"})
 	}
 	return c, bad.Err()
 }
@@ -119,6 +133,14 @@ func join(to, key string) string {
 	return to + "/" + key
 }
 
+// checkPrefix takes a key's beginning up to a slash; "" is the root.
+func checkPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	return checkKey(prefix)
+}
+
 // checkKey takes what may be a key in any storage that rclone knows.
 func checkKey(key string) error {
 	switch {
@@ -132,22 +154,32 @@ func checkKey(key string) error {
 	return nil
 }
 
-// Upload plans the verb "upload". It replaces nothing that is published: a list that asks for
-// it is refused on the host, so r.Stage is of no use here.
+// Upload plans the verb "upload". A file whose key is published already, Upload.Replace, is parked under
+// r.Stage + "/" + r.Prefix + "/" + its name; the Copier moves it from there to r.Prefix + "/" + name. A storage that
+// can't copy inside itself refuses such a list, on the host.
 func (s sink) Upload(_ context.Context, t core.Target, r core.UploadRequest) (core.Command, error) {
 	c, err := readConfig(t)
 	if err != nil {
 		return core.Command{}, err
 	}
-	if err := checkKey(r.Prefix); err != nil {
+	if err := checkPrefix(r.Prefix); err != nil {
 		return core.Command{}, fmt.Errorf("upload: %w", err)
 	}
 	if !path.IsAbs(r.Dir) || !path.IsAbs(r.List) {
 		return core.Command{}, fmt.Errorf("upload: %q and %q are not both absolute", r.Dir, r.List)
 	}
 	cmd := core.Command{
-		Argv: []string{"@self", "upload", "--rclone", "@program:rclone", "--list", r.List, "--dir", r.Dir, "--to", c.To, "--prefix", r.Prefix},
+		Argv: []string{"@self", "upload", "--rclone", "@program:rclone", "--list", r.List, "--dir", r.Dir, "--to", c.To},
 		End:  "TERM", Grace: time.Minute,
+	}
+	if r.Prefix != "" {
+		cmd.Argv = append(cmd.Argv, "--prefix", r.Prefix)
+	}
+	if r.Stage != "" {
+		if err := checkKey(r.Stage); err != nil {
+			return core.Command{}, fmt.Errorf("upload: stage: %w", err)
+		}
+		cmd.Argv = append(cmd.Argv, "--stage", r.Stage)
 	}
 	if r.Previous != "" {
 		if err := checkKey(r.Previous); err != nil {

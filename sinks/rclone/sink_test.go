@@ -43,6 +43,12 @@ func TestConfig(t *testing.T) {
 		`{"to":"r2:"}`:                                  true,
 		`{"to":"/srv/snapshots","transfers":16}`:        true,
 		`{"to":"a:b","public_url":"https://x.example"}`: true,
+		`{"to":"a:b","public_url":"https://x.example/y/","header_name":"X-Key","header_value":"env:K"}`: true,
+		`{"to":"a:b","public_url":"https://x.example","header_name":"X-Key"}`:                           false,
+		`{"to":"a:b","public_url":"https://x.example","header_value":"env:K"}`:                          false,
+		`{"to":"a:b","header_name":"X-Key","header_value":"env:K"}`:                                     false,
+		`{"to":"a:b","public_url":"https://x.example","header_name":"a:b","header_value":"env:K"}`:      false,
+		`{"to":"a:b","public_url":"https://u:p@x.example"}`:                                             false,
 		`{}`:                    false,
 		`{"to":""}`:             false,
 		`{"to":"relative/dir"}`: false,
@@ -93,9 +99,17 @@ func TestUploadCommand(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("command (-want +got):\n%s", diff)
 	}
+	got, err = sink{}.Upload(t.Context(), core.Target{Config: []byte(`{"to":"t:pub"}`)}, core.UploadRequest{Dir: "/d", List: "/l", Stage: ".staged/run1"})
+	want = core.Command{
+		Argv: []string{"@self", "upload", "--rclone", "@program:rclone", "--list", "/l", "--dir", "/d", "--to", "t:pub", "--stage", ".staged/run1", "--transfers", "8"},
+		End:  "TERM", Grace: time.Minute,
+	}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("command at the root: %v (-want +got):\n%s", err, diff)
+	}
 	for name, r := range map[string]core.UploadRequest{
 		"prefix up":     {Dir: "/d", List: "/l", Prefix: "../x"},
-		"no prefix":     {Dir: "/d", List: "/l"},
+		"stage up":      {Dir: "/d", List: "/l", Stage: "../x"},
 		"previous up":   {Dir: "/d", List: "/l", Prefix: "x", Previous: "/x"},
 		"relative list": {Dir: "/d", List: "l", Prefix: "x"},
 	} {

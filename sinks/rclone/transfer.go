@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,11 +30,31 @@ type transfer struct {
 	files  map[string]core.Upload
 	sizes  map[string]int64
 	record *record
+	strict bool // what is there may be published: it is not written over, and size alone does not say that it is ours
 
 	arrived map[string]bool // files that are whole at place
-	done    int64           // their bytes
-	total   int64
-	sum     summary
+	*tally
+}
+
+// tally counts what several transfers do.
+type tally struct {
+	out   io.Writer
+	done  int64 // bytes that arrived
+	total int64
+	sum   summary
+}
+
+func (t *tally) report(running int64) {
+	line, err := json.Marshal(core.Progress{Done: min(t.done+running, t.total), Total: t.total})
+	if err == nil {
+		fmt.Fprintf(t.out, "%s\n", line)
+	}
+}
+
+// end prints the summary. rclone's own last line came before its last file was counted.
+func (t *tally) end() error {
+	t.report(0)
+	return json.NewEncoder(t.out).Encode(t.sum)
 }
 
 // summary is the last line on standard output: what it took.
@@ -47,54 +68,147 @@ type summary struct {
 	SentBytes   int64 `json:"sent_bytes"`
 }
 
-func newTransfer(u upload, p program, f features, files []core.Upload) *transfer {
+func newTransfer(u upload, p program, f features, files []core.Upload, count *tally) *transfer {
 	t := &transfer{
-		upload: u, program: p, features: f, place: join(u.to, u.prefix),
+		upload: u, program: p, features: f, place: join(u.to, u.prefix), tally: count,
 		files: map[string]core.Upload{}, sizes: map[string]int64{}, arrived: map[string]bool{},
 	}
 	for _, f := range files {
 		t.files[f.Name], t.sizes[f.Name] = f, f.Size
 		t.total += f.Size
+		t.sum.Bytes += f.Size
 	}
-	t.sum.Files, t.sum.Bytes = len(files), t.total
+	t.sum.Files += len(files)
 	return t
 }
 
-func (t *transfer) run(ctx context.Context) error {
-	if err := t.look(ctx); err != nil {
-		return err
+// unsummed tells whether a file has no sum that a snapshot's have.
+func (t *transfer) unsummed() bool {
+	for _, f := range t.files {
+		if f.Sums["sha256"] == "" {
+			return true
+		}
 	}
+	return false
+}
+
+// sumOf is what the record knows a file by.
+func sumOf(f core.Upload) string {
+	if sum := f.Sums["sha256"]; sum != "" {
+		return sum
+	}
+	return f.Sums["infohash"]
+}
+
+// run is called after look. .torrent files go after all others: who finds one asks for its data at once, and caches
+// keep a 404.
+func (t *transfer) run(ctx context.Context) error {
 	t.report(0)
 	if err := t.copyUnchanged(ctx); err != nil {
 		return err
 	}
-	if err := t.rounds(ctx, t.pending(), t.always()...); err != nil {
-		return err
+	var data, torrents []string
+	for _, name := range t.pending() {
+		if strings.HasSuffix(name, ".torrent") {
+			torrents = append(torrents, name)
+		} else {
+			data = append(data, name)
+		}
+	}
+	for _, names := range [][]string{data, torrents} {
+		if err := t.rounds(ctx, names, t.always()...); err != nil {
+			return err
+		}
 	}
 	if t.Features.IsLocal {
 		if err := syncFS(t.Root); err != nil {
 			return err
 		}
 	}
-	if err := t.verify(ctx); err != nil {
-		return err
-	}
-	t.report(0) // rclone's own last line came before its last file was counted
-	return json.NewEncoder(t.stdout).Encode(t.sum)
+	return t.verify(ctx)
 }
 
 // look finds what earlier runs brought. A bucket holds whole objects only; elsewhere a file of the right size may be
-// half of one, so only what the record names counts.
+// half of one, so only what the record names counts. If strict, what nobody remembers is read and compared.
 func (t *transfer) look(ctx context.Context) error {
-	return t.list(ctx, func(l listed) error {
+	var unknown, taken []string
+	err := t.list(ctx, func(l listed) error {
 		f, ok := t.files[l.Path]
-		if ok && f.Size == l.Size && (t.Features.BucketBased || t.record.has(f.Name, f.Sums["sha256"])) {
-			t.arrived[f.Name] = true
-			t.done += f.Size
-			t.sum.There++
+		switch {
+		case !ok:
+		case f.Size == l.Size && t.record.has(f.Name, sumOf(f)):
+			t.found(f)
+		case t.strict && t.record.has(f.Name, begun): // half of it, by us
+		case t.strict && f.Size != l.Size:
+			taken = append(taken, f.Name)
+		case t.strict:
+			unknown = append(unknown, f.Name)
+		case f.Size == l.Size && t.Features.BucketBased && t.sureBySize():
+			t.found(f)
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if !t.strict {
+		return nil
+	}
+	differ, err := t.compare(ctx, unknown)
+	if err != nil {
+		return err
+	}
+	if taken = append(taken, differ...); len(taken) > 0 {
+		slices.Sort(taken)
+		return refusal{fmt.Errorf("there with other content at %s, and not listed as a replacement: %s; where that is what a broken upload left, delete it", t.place, few(taken))}
+	}
+	for _, name := range t.pending() {
+		t.record.add(name, begun)
+	}
+	return nil
+}
+
+// begun stands in the record for the sum of a file whose key was free when we looked.
+const begun = "begun"
+
+func (t *transfer) found(f core.Upload) {
+	t.arrived[f.Name] = true
+	t.done += f.Size
+	t.sum.There++
+}
+
+// sureBySize is false where the same key is used for one version after another: where replacements are parked.
+func (t *transfer) sureBySize() bool { return t.stage == "" }
+
+// compare reads files back and returns those that differ; the others arrived.
+func (t *transfer) compare(ctx context.Context, names []string) (differ []string, err error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	same := 0
+	err = t.program.stream(ctx, strings.NewReader(strings.Join(names, "\n")+"\n"), func(r io.Reader) error {
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			mark, name, _ := strings.Cut(lines.Text(), " ")
+			f, ok := t.files[name]
+			switch {
+			case !ok:
+			case mark == "=":
+				same++
+				t.found(f)
+				t.record.add(name, sumOf(f))
+			case mark == "*":
+				differ = append(differ, name)
+			}
+		}
+		return nil
+	}, "check", t.dir, t.place, "--download", "--one-way", "--files-from-raw", "-", "--combined", "-")
+	if same+len(differ) == len(names) {
+		return differ, nil // a difference makes it exit with 1
+	}
+	if err == nil {
+		err = errors.New("rclone check: it did not compare every file")
+	}
+	return nil, err
 }
 
 func (t *transfer) list(ctx context.Context, each func(listed) error) error {
@@ -123,20 +237,13 @@ func (t *transfer) arrive(name string, inside bool) {
 	}
 	t.arrived[name] = true
 	t.done += f.Size
-	t.record.add(name, f.Sums["sha256"])
+	t.record.add(name, sumOf(f))
 	if inside {
 		t.sum.Copied++
 		t.sum.CopiedBytes += f.Size
 	} else {
 		t.sum.Sent++
 		t.sum.SentBytes += f.Size
-	}
-}
-
-func (t *transfer) report(running int64) {
-	line, err := json.Marshal(core.Progress{Done: min(t.done+running, t.total), Total: t.total})
-	if err == nil {
-		fmt.Fprintf(t.stdout, "%s\n", line)
 	}
 }
 

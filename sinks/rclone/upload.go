@@ -15,17 +15,17 @@ import (
 	"github.com/snapfw/snapfw/core"
 )
 
-const uploadUsage = "--rclone PROGRAM --list FILE --dir DIR --to PLACE --prefix PREFIX [--previous PREFIX]  copy the files of a list"
+const uploadUsage = "--rclone PROGRAM --list FILE --dir DIR --to PLACE [--prefix PREFIX] [--previous PREFIX] [--stage PREFIX]  copy the files of a list"
 
 // upload is what the verb "upload" was asked for. The configuration comes in the
 // environment, never in argv.
 type upload struct {
-	rclone, list, dir, to, prefix, previous, beside string
-	transfers                                       int
-	rate                                            int64
-	content                                         []byte
-	env                                             []string
-	stdout, stderr                                  io.Writer
+	rclone, list, dir, to, prefix, previous, stage, beside string
+	transfers                                              int
+	rate                                                   int64
+	content                                                []byte
+	env                                                    []string
+	stdout, stderr                                         io.Writer
 }
 
 // refusal is an error that trying again does not mend.
@@ -45,6 +45,7 @@ func uploadVerb(ctx context.Context, args []string, getenv func(string) string, 
 	flags.StringVar(&u.to, "to", "", "remote:path or an absolute directory")
 	flags.StringVar(&u.prefix, "prefix", "", "below that, the `prefix` of the keys")
 	flags.StringVar(&u.previous, "previous", "", "`prefix` that holds the files that did not change")
+	flags.StringVar(&u.stage, "stage", "", "`prefix` where replacements are parked, with the key after it")
 	flags.StringVar(&u.beside, "config-beside", "", "`path` beside which the configuration may be written")
 	flags.IntVar(&u.transfers, "transfers", 8, "`files` at once")
 	flags.Int64Var(&u.rate, "rate", 0, "bytes a second, 0 is no limit")
@@ -69,10 +70,7 @@ func uploadVerb(ctx context.Context, args []string, getenv func(string) string, 
 }
 
 func (u upload) check() error {
-	errs := []error{checkTo(u.to), checkKey(u.prefix)}
-	if u.previous != "" {
-		errs = append(errs, checkKey(u.previous))
-	}
+	errs := []error{checkTo(u.to), checkPrefix(u.prefix), checkPrefix(u.previous), checkPrefix(u.stage)}
 	if !filepath.IsAbs(u.dir) || !filepath.IsAbs(u.list) || u.transfers < 1 || u.rate < 0 {
 		errs = append(errs, errors.New("--dir and --list are absolute, --transfers is 1 or more, --rate is not negative"))
 	}
@@ -102,13 +100,65 @@ func (u upload) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTransfer(u, p, f, files)
-	t.record, err = openRecord(u.list+".done", bootID(), t.place)
+	fresh, parked, err := u.split(files, f)
 	if err != nil {
-		fmt.Fprintf(u.stderr, "%v; where storage is no bucket, a second run uploads all of it again\n", err)
+		return refusal{err}
 	}
-	defer t.record.close()
-	return t.run(ctx)
+	return u.bring(ctx, p, f, fresh, parked)
+}
+
+// split tells what replaces something that is published from what is new.
+func (u upload) split(files []core.Upload, f features) (fresh, parked []core.Upload, err error) {
+	for _, file := range files {
+		if file.Replace {
+			parked = append(parked, file)
+		} else {
+			fresh = append(fresh, file)
+		}
+	}
+	switch {
+	case len(parked) > 0 && !f.Features.IsLocal && !f.Features.Copy:
+		return nil, nil, fmt.Errorf("%s replaces what is published, and %s can't copy inside itself, so that nothing can wait there for its review; use storage that can", parked[0].Name, u.to)
+	case len(parked) > 0 && u.stage == "":
+		return nil, nil, fmt.Errorf("%s replaces what is published, and there is no --stage to park it under", parked[0].Name)
+	}
+	return fresh, parked, nil
+}
+
+// bring brings replacements to where they wait and new files to their keys.
+func (u upload) bring(ctx context.Context, p program, f features, fresh, parked []core.Upload) error {
+	count := &tally{out: u.stdout}
+	var transfers []*transfer
+	for _, part := range []struct {
+		files  []core.Upload
+		prefix string
+		record string
+	}{{parked, strings.Trim(u.stage+"/"+u.prefix, "/"), ".parked"}, {fresh, u.prefix, ".done"}} {
+		if len(part.files) == 0 {
+			continue
+		}
+		mine := u
+		mine.prefix = part.prefix
+		t := newTransfer(mine, p, f, part.files, count)
+		t.strict = part.record == ".done" && (u.stage != "" || u.prefix == "" || t.unsummed())
+		var err error
+		if t.record, err = openRecord(u.list+part.record, bootID(), t.place); err != nil {
+			fmt.Fprintf(u.stderr, "%v; where storage is no bucket, a second run uploads all of it again\n", err)
+		}
+		defer t.record.close()
+		transfers = append(transfers, t)
+	}
+	for _, t := range transfers { // nothing is sent where one of them refuses
+		if err := t.look(ctx); err != nil {
+			return err
+		}
+	}
+	for _, t := range transfers {
+		if err := t.run(ctx); err != nil {
+			return err
+		}
+	}
+	return count.end()
 }
 
 // readList reads the list of an UploadRequest.
@@ -136,8 +186,6 @@ func parseList(r io.Reader) ([]core.Upload, error) {
 			return nil, fmt.Errorf("read the list: line %d: %w", n, err)
 		case u.Size < 0 || seen[u.Name] || n > 10_000_000:
 			return nil, fmt.Errorf("read the list: line %d: %s: twice, of negative size, or one too many", n, u.Name)
-		case u.Replace:
-			return nil, fmt.Errorf("read the list: %s: this sink does not replace what is published", u.Name)
 		}
 		seen[u.Name] = true
 		files = append(files, u)

@@ -360,7 +360,7 @@ func TestUploadFails(t *testing.T) {
 		}, core.ExitRefused, []string{"b: not a regular file"}},
 		"an empty list":  {"directory", func(t *testing.T, s *site, c *copyDir) { c.uploads = nil; c.write(t) }, core.ExitRefused, []string{"it is empty"}},
 		"a hostile name": {"directory", func(t *testing.T, s *site, c *copyDir) { c.uploads[0].Name = "../../x"; c.write(t) }, core.ExitRefused, []string{"clean relative"}},
-		"a replacement":  {"directory", func(t *testing.T, s *site, c *copyDir) { c.uploads[0].Replace = true; c.write(t) }, core.ExitRefused, []string{"does not replace"}},
+		"a replacement":  {"directory", func(t *testing.T, s *site, c *copyDir) { c.uploads[0].Replace = true; c.write(t) }, core.ExitRefused, []string{"no --stage"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
