@@ -107,9 +107,10 @@ func isInfohash(s string) bool {
 
 // Render writes a list as Erigon's torrent_hashes prints it: single quotes, in the order of the
 // names' bytes, an empty line at the end. It refuses what must never be in one: a name
-// that is no snapshot file's, a name twice, an entry without infohash.
+// that is no snapshot file's, a name twice, an entry without infohash. The .torrent of a file is published beside it
+// and not in the list.
 func (catalog) Render(_ context.Context, entries []core.Entry) ([]byte, error) {
-	sorted := slices.Clone(entries)
+	sorted := slices.DeleteFunc(slices.Clone(entries), func(e core.Entry) bool { return strings.HasSuffix(e.Name, torrentExt) })
 	slices.SortFunc(sorted, func(a, b core.Entry) int { return strings.Compare(a.Name, b.Name) })
 	var out bytes.Buffer
 	for i, e := range sorted {

@@ -13,50 +13,18 @@ import (
 	"github.com/snapfw/snapfw/core"
 )
 
-// driver is the core.Chain, and a core.Catalog and core.Judge of the chain's TOML. It plans nothing: it
-// announces no intent.
+// driver is the core.Chain, and a core.Catalog and core.Judge of the chain's TOML.
 type driver struct {
 	catalog
 	judge
 }
 
-// settings is the chain's own part of the configuration.
-type settings struct {
-	Local   bool            `json:"local"`
-	IP      string          `json:"ip"`
-	User    string          `json:"user"`
-	Port    int             `json:"port"`
-	RPCPort int             `json:"rpc_port"`
-	Datadir string          `json:"datadir"`
-	Allow   json.RawMessage `json:"allow"`
-	Skip    json.RawMessage `json:"skip_checks"`
-}
-
 const maxHeadAge = 10 * time.Minute
-
-func schema() json.RawMessage {
-	return json.RawMessage(`{
-		"$schema": "https://json-schema.org/draft/2020-12/schema",
-		"type": "object",
-		"additionalProperties": false,
-		"required": ["datadir"],
-		"properties": {
-			"local": {"description": "The node runs on this machine.", "type": "boolean", "default": false},
-			"ip": {"description": "Address or name of the node's machine.", "type": "string", "minLength": 1},
-			"user": {"description": "Login user; else as ssh is configured.", "type": "string", "minLength": 1},
-			"port": {"description": "Port of sshd.", "type": "integer", "minimum": 1, "maximum": 65535, "default": 22},
-			"rpc_port": {"description": "Port of the node's JSON-RPC on its own loopback.", "type": "integer", "minimum": 1, "maximum": 65535, "default": 8545},
-			"datadir": {"description": "Erigon's --datadir: the folder that holds snapshots/ and chaindata/.", "type": "string", "pattern": "^/"},
-			"allow": ` + allowSchema + `,
-			"skip_checks": ` + skipSchema + `
-		}
-	}`)
-}
 
 func (driver) Describe(context.Context) (core.Description, error) {
 	return core.Description{
 		Name: "erigon", Kind: core.KindChain, Version: buildVersion, Schema: schema(),
-		Never: []string{"nodekey", "jwt.hex", "*.key", "UTC--*"},
+		Never: never, Intents: intents(),
 	}, nil
 }
 
@@ -75,37 +43,6 @@ func (driver) Nodes(_ context.Context, config json.RawMessage) ([]core.Node, err
 		n.Addr = core.Addr{User: s.User, Host: s.IP, Port: s.Port}
 	}
 	return []core.Node{n}, nil
-}
-
-func readChainSettings(config json.RawMessage) (settings, error) {
-	s := settings{RPCPort: 8545}
-	d := json.NewDecoder(strings.NewReader(string(config)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return s, core.FieldErrors{{Msg: err.Error()}}
-	}
-	var wrong core.FieldErrors
-	bad := func(field, format string, args ...any) {
-		wrong = append(wrong, core.FieldError{Field: field, Msg: fmt.Sprintf(format, args...)})
-	}
-	if !path.IsAbs(s.Datadir) || path.Clean(s.Datadir) != s.Datadir {
-		bad("datadir", "%q is no clean absolute path", s.Datadir)
-	}
-	if s.Local == (s.IP != "") {
-		bad("ip", "say where the node runs: either ip, or local: true")
-	}
-	if s.Local && (s.User != "" || s.Port != 0) {
-		bad("local", "user and port are for a machine that is reached over ssh")
-	}
-	if _, err := readPolicy(config); err != nil {
-		bad("allow", "%v", err)
-	}
-	if len(s.Skip) > 0 {
-		if _, err := readSkips(s.Skip); err != nil {
-			bad("skip_checks", "%v", err)
-		}
-	}
-	return s, wrong.Err()
 }
 
 // Status asks the node's JSON-RPC on its own machine: its version, its head, and whether it still catches up.
@@ -201,8 +138,3 @@ func readAnswers(st *core.Status, body []byte) error {
 }
 
 func clipped(s string, n int) string { return s[:min(len(s), n)] }
-
-// Plan has nothing to plan: Describe announces no intent.
-func (driver) Plan(_ context.Context, _ core.Node, _ core.Host, in core.Intent) (core.Plan, error) {
-	return core.Plan{}, fmt.Errorf("the driver announces no intent %q", in.Name)
-}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -76,10 +77,11 @@ func (judge) Judge(_ context.Context, c core.Change) (core.Verdict, error) {
 	if err != nil {
 		return core.Verdict{}, err
 	}
-	proposed, err := readList("proposed", c.Proposed)
-	if err != nil {
-		return core.Verdict{}, err
-	}
+	var proposed *list
+	var perr error
+	var reading sync.WaitGroup
+	reading.Go(func() { proposed, perr = readList("proposed", c.Proposed) })
+	defer reading.Wait()
 	var published []*list
 	for _, where := range slices.Sorted(maps.Keys(c.Published)) {
 		if n := len(published); n > 0 && equalLists(c.Published[published[n-1].where], c.Published[where]) {
@@ -91,6 +93,9 @@ func (judge) Judge(_ context.Context, c core.Change) (core.Verdict, error) {
 			return core.Verdict{}, err
 		}
 		published = append(published, l)
+	}
+	if reading.Wait(); perr != nil {
+		return core.Verdict{}, perr
 	}
 
 	j := judgement{proposed: proposed, published: published, allow: allow}

@@ -1,10 +1,11 @@
-// Snapfw-erigon is the driver for Erigon 3: what a node's snapshots folder consists of, which change of what is
-// published is safe, and the torrents that consumers fetch by.
+// Snapfw-erigon is the driver for Erigon 3: how a snapshotter is stopped, made ready and started again, what a node's
+// snapshots folder consists of, which change of what is published is safe, and the torrents that consumers fetch by.
 package main
 
 import (
 	"context"
 	"os"
+	"runtime/debug"
 
 	"github.com/snapfw/snapfw/core/plugin"
 )
@@ -13,14 +14,30 @@ import (
 var buildVersion = "dev"
 
 func main() {
+	if len(os.Args) == 1 {
+		debug.SetGCPercent(400) // lists come and go whole, and whoever asked for their judgement waits; a verb minds its memory
+	}
 	plugin.ServeChain(driver{},
-		plugin.Verb{
-			Name: "torrents", Usage: "--datadir DIR [--verify full|sample:N]  make the torrents that are missing or stale",
-			Run: torrentsVerb,
-		},
+		plugin.Verb{Name: "launch", Usage: "save|stop|gone|start|status|flags --datadir DIR …  stop and start an erigon that nobody else looks after", Run: launchVerb},
+		plugin.Verb{Name: "retire", Usage: retireUsage, Run: retireVerb},
+		plugin.Verb{Name: "index", Usage: indexUsage, Run: indexVerb},
+		plugin.Verb{Name: "clear-indexes", Usage: clearIndexesUsage, Run: clearIndexesVerb},
+		plugin.Verb{Name: "integrity", Usage: integrityUsage, Run: integrityVerb},
+		plugin.Verb{Name: "rm-state", Usage: rmStateUsage, Run: rmStateVerb},
+		plugin.Verb{Name: "regen", Usage: regenUsage, Run: regenVerb},
+		plugin.Verb{Name: "rebuild-commitment", Usage: rebuildCommitmentUsage, Run: rebuildCommitmentVerb},
+		plugin.Verb{Name: "compact-domains", Usage: compactDomainsUsage, Run: compactDomainsVerb},
 		plugin.Verb{
 			Name: "check", Usage: "--datadir DIR [--json]  check the files of snapshots/: gaps, overlaps, companions, torrents",
 			Run: func(ctx context.Context, args []string) int { return checkVerb(ctx, args, os.Stdout, os.Stderr) },
 		},
+		plugin.Verb{Name: "live", Usage: "--datadir DIR --to FILE  list what belongs into a view of snapshots/", Run: liveVerb},
+		plugin.Verb{Name: "view-unchanged", Usage: "--datadir DIR --list FILE --copy DIR  see that a view is still what was listed", Run: viewUnchangedVerb},
+		plugin.Verb{
+			Name: "torrents", Usage: "--datadir DIR [--verify full|sample:N]  make the torrents that are missing or stale", Run: torrentsVerb,
+		},
+		plugin.Verb{Name: "prove", Usage: "--list FILE  read what was published back through the address that consumers use", Run: proveVerb},
+		plugin.Verb{Name: "restore", Usage: "--datadir DIR --list FILE|URL --base URL NAME…  fetch published files, checked by piece, and put them in place", Run: restoreVerb},
+		plugin.Verb{Name: "backup", Usage: "--datadir DIR --into DIR | drop DIR  hard links plus real copies of what changes", Run: backupVerb},
 	)
 }

@@ -316,23 +316,28 @@ func benString(b []byte, i int) (string, error) {
 // writeTorrent puts a .torrent beside its data, durably but for its folder's own entry. On
 // its way it is named NAME.torrent123456789, which Erigon knows as one that is not finished.
 func writeTorrent(file, name string, size int64, pieces []byte) error {
+	return putTorrent(file, name, size, pieces, (*os.File).Sync)
+}
+
+func putTorrent(file, name string, size int64, pieces []byte, sync func(*os.File) error) error {
 	if strings.TrimSuffix(filepath.Base(file), torrentExt) != filepath.Base(filepath.FromSlash(name)) {
 		return fmt.Errorf("write %s: it is not beside %s", file, name)
 	}
-	return writeWhole(file, 0o644, func(w io.Writer) error {
-		return encodeTorrent(w, name, size, pieces, time.Now())
-	})
+	return writeBeside(file, 0o644, func(w io.Writer) error { return encodeTorrent(w, name, size, pieces, time.Now()) }, sync)
 }
 
 // writeWhole writes a file whole or not at all: readers see the old one or the new one.
 func writeWhole(file string, mode fs.FileMode, fill func(io.Writer) error) error {
+	return writeBeside(file, mode, fill, (*os.File).Sync)
+}
+
+func writeBeside(file string, mode fs.FileMode, fill func(io.Writer) error, sync func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // finds nothing once it is renamed
 	err = fill(f)
-	for _, step := range []func() error{func() error { return f.Chmod(mode) }, f.Sync} {
+	for _, step := range []func() error{func() error { return f.Chmod(mode) }, func() error { return sync(f) }} {
 		if err == nil {
 			err = step()
 		}
@@ -342,6 +347,9 @@ func writeWhole(file string, mode fs.FileMode, fill func(io.Writer) error) error
 	}
 	if err == nil {
 		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		os.Remove(f.Name())
 	}
 	return err
 }

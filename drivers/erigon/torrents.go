@@ -29,6 +29,7 @@ type torrentOptions struct {
 	rate      int64   // bytes read a second; 0 is no limit
 	dry       bool    // say what would be done
 	clean     bool    // remove orphans and leftovers
+	store     string  // where the torrents of a view are kept; "" where snapshots is no view
 	entryFile string  // where to write the core.Entry lines; "" is nowhere
 
 	news     func(torrentNews)       // one call at a time; not of what is as it should be
@@ -101,6 +102,9 @@ func makeTorrents(ctx context.Context, o torrentOptions) (torrentSummary, error)
 	}
 	for _, n := range t.list.unfit {
 		t.say(n)
+	}
+	if err := t.openStore(); err != nil {
+		return t.out, err
 	}
 	t.strays()
 	looks, err := t.lookAtAll(ctx)
@@ -219,7 +223,7 @@ func (t *torrenting) look(f dataFile) (torrentLook, error) {
 	if err != nil || !whole {
 		return torrentLook{known: known}, err
 	}
-	tf, err := readTorrent(t.path(f.name)+torrentExt, f.name, f.ident.Size, time.Unix(0, f.ident.Mtime))
+	tf, err := readTorrent(t.torrent(f.name), f.name, f.ident.Size, t.changed(f.ident))
 	good := err == nil && bytes.Equal(tf.Pieces, pieces)
 	if good {
 		t.enter(f, tf.Infohash())
@@ -277,7 +281,7 @@ func (t *torrenting) foresee(f dataFile, k torrentLook) {
 	if k.good {
 		return
 	}
-	tf, err := readTorrent(t.path(f.name)+torrentExt, f.name, f.ident.Size, time.Unix(0, f.ident.Mtime))
+	tf, err := readTorrent(t.torrent(f.name), f.name, f.ident.Size, t.changed(f.ident))
 	n := torrentNews{Name: f.name, Did: "remade", Was: hashOrNone(tf)}
 	switch {
 	case errors.Is(err, errNoTorrent):
@@ -319,6 +323,9 @@ func (t *torrenting) sample(looks []torrentLook) map[sampledUnit]bool {
 func (t *torrenting) hash(ctx context.Context, jobs []*hashJob) error {
 	h := &hashing{jobs: jobs, sums: t.sums, workers: t.workers, rate: t.rate, tell: t.progress, done: t.settle}
 	h.failed = func(j *hashJob, err error) {
+		if errors.Is(err, fs.ErrNotExist) && t.entryFile == "" {
+			return // merged away by a node at work; finish says so
+		}
 		did := "failed"
 		if errors.Is(err, errDamaged) {
 			did = "refused"
@@ -334,9 +341,9 @@ var errOtherPieces = errors.New("its piece sums are not those of the data")
 
 // settle leaves a file with a torrent of these pieces.
 func (t *torrenting) settle(j *hashJob, pieces []byte) error {
-	file := j.file + torrentExt
+	file := t.torrent(j.name)
 	n := torrentNews{Name: j.name, Did: "remade", Infohash: infohashOf(j.name, j.ident.Size, pieces)}
-	was, err := readTorrent(file, j.name, j.ident.Size, time.Unix(0, j.ident.Mtime))
+	was, err := readTorrent(file, j.name, j.ident.Size, t.changed(j.ident))
 	if err == nil && !bytes.Equal(was.Pieces, pieces) {
 		err = errOtherPieces
 	}
@@ -344,7 +351,11 @@ func (t *torrenting) settle(j *hashJob, pieces []byte) error {
 		if n.Was, n.Why = hashOrNone(was), err.Error(); errors.Is(err, errNoTorrent) {
 			n.Did, n.Why = "made", ""
 		}
-		if err := writeTorrent(file, j.name, j.ident.Size, pieces); err != nil {
+		sync := (*os.File).Sync
+		if t.store != "" {
+			sync = func(*os.File) error { return nil } // linkStore does, before the entries name it
+		}
+		if err := putTorrent(file, j.name, j.ident.Size, pieces, sync); err != nil {
 			return fmt.Errorf("write its torrent: %w", err)
 		}
 		t.wrote(file)
@@ -364,6 +375,9 @@ func hashOrNone(t torrentFile) string {
 
 // finish makes all of it durable, and sees that what was hashed is still what lies there.
 func (t *torrenting) finish() error {
+	if err := t.linkStore(); err != nil {
+		return err
+	}
 	for _, dir := range foldersOf(t.written) {
 		if err := syncFolder(dir); err != nil {
 			return fmt.Errorf("sync %s: %w", dir, err)
@@ -379,7 +393,11 @@ func (t *torrenting) finish() error {
 	if err != nil {
 		return err
 	}
-	if name := t.list.differs(now); name != "" {
+	name := t.list.differs(now)
+	if name != "" && t.entryFile == "" {
+		// A node at work on them: what it builds and merges meanwhile is for the next time.
+		t.say(torrentNews{Name: name, Did: "found", Why: "it came, went or changed meanwhile: run this again for what is new"})
+	} else if name != "" {
 		// Files that are merged while they are published have made a bad release before.
 		return fmt.Errorf("%s came, went or changed meanwhile: stop what works on these files and run this again", name)
 	}
@@ -397,6 +415,17 @@ func (t *torrenting) writeEntries() error {
 		enc.SetEscapeHTML(false)
 		for _, f := range t.list.data {
 			if err := enc.Encode(t.entries[f.name]); err != nil {
+				return err
+			}
+		}
+		// Each torrent is an object too. Its bytes hold the date when it was made, so its infohash is its sum.
+		for _, f := range t.list.data {
+			info, err := os.Stat(t.torrent(f.name))
+			if err != nil {
+				return err
+			}
+			e := core.Entry{Name: f.name + torrentExt, Size: info.Size(), Sums: t.entries[f.name].Sums}
+			if err := enc.Encode(e); err != nil {
 				return err
 			}
 		}

@@ -265,6 +265,7 @@ func checkEntries(t testing.TB, datadir, file string) {
 		t.Fatal(err)
 	}
 	var names []string
+	torrents := 0
 	for line := range strings.Lines(string(b)) {
 		var e core.Entry
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
@@ -274,12 +275,22 @@ func checkEntries(t testing.TB, datadir, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if of, ok := strings.CutSuffix(e.Name, torrentExt); ok {
+			if tf, err := readTorrent(filepath.Join(datadir, "snapshots", e.Name), of, int64(testSnapshots[of]), time.Time{}); err != nil || tf.Infohash() != e.Sums["infohash"] || e.Size != int64(len(data)) {
+				t.Errorf("%s: %+v: %v", e.Name, e, err)
+			}
+			torrents++
+			continue
+		}
+		if torrents > 0 {
+			t.Errorf("%s comes after a torrent", e.Name)
+		}
 		if want := infohashOf(e.Name, int64(len(data)), sumsOf(data)); e.Sums["infohash"] != want || e.Size != int64(len(data)) {
 			t.Errorf("%s: %+v, want %s", e.Name, e, want)
 		}
 		names = append(names, e.Name)
 	}
-	if len(names) != len(testSnapshots) || !slices.IsSorted(names) {
+	if len(names) != len(testSnapshots) || torrents != len(names) || !slices.IsSorted(names) {
 		t.Errorf("%d entries of %d: %q", len(names), len(testSnapshots), names)
 	}
 }

@@ -77,7 +77,11 @@ func parseTorrents(args []string, stderr io.Writer) (o torrentOptions, asJSON bo
 	sums := fs.String("sums", "", "where piece sums are remembered (default DATADIR/.snapfw/torrents.jsonl)")
 	verify := fs.String("verify", "", "full, or sample:N: read and compare N percent of what is remembered")
 	workers := fs.Int("workers", 0, "pieces hashed at once (default: as many as there are processors)")
-	rate := fs.String("rate", "0", "read so many bytes a second at most; 0 is no limit; K, M and G are allowed")
+	limit := "0" // as the run's limits say
+	if r := os.Getenv("SNAPFW_READ_RATE"); r != "" {
+		limit = r
+	}
+	rate := fs.String("rate", limit, "read so many bytes a second at most; 0 is no limit; K, M and G are allowed")
 	fs.IntVar(&nice, "nice", 0, "run with this niceness, for processor and disk: 0 to 19")
 	fs.BoolVar(&o.dry, "dry-run", false, "say what would be done")
 	fs.BoolVar(&o.clean, "clean", false, "remove torrents without data, and unfinished ones")
@@ -102,6 +106,9 @@ func parseTorrents(args []string, stderr io.Writer) (o torrentOptions, asJSON bo
 		return o, false, 0, err
 	}
 	o.snapshots, o.sumsFile, err = torrentPlaces(*datadir, *view, *sums)
+	if *view != "" && *datadir != "" && *sums == "" {
+		o.store = torrentStore(o.sumsFile)
+	}
 	return o, asJSON, nice, err
 }
 
@@ -207,10 +214,18 @@ func (s *torrentSayer) summary(t torrentSummary, dry bool) {
 		return
 	}
 	if dry {
-		fmt.Fprintf(s.out, "would make %d torrents, remake %d and remove %d, and read %.2f GB; %d files are as they should be\n",
-			t.Made, t.Remade, t.Removed, float64(t.Read)/1e9, t.Files)
+		fmt.Fprintf(s.out, "would make %d torrents, remake %d and remove %d, and read %s; %d files are as they should be\n",
+			t.Made, t.Remade, t.Removed, sized(t.Read), t.Files)
 		return
 	}
-	fmt.Fprintf(s.out, "%d files, %.2f GB; %.2f GB read; %d torrents made, %d remade, %d removed; %d files verified\n",
-		t.Files, float64(t.Bytes)/1e9, float64(t.Read)/1e9, t.Made, t.Remade, t.Removed, t.Verified)
+	fmt.Fprintf(s.out, "%d files, %s; %s read; %d torrents made, %d remade, %d removed; %d files verified\n",
+		t.Files, sized(t.Bytes), sized(t.Read), t.Made, t.Remade, t.Removed, t.Verified)
+}
+
+// sized tells small sizes to the byte: that nothing was read is to be seen.
+func sized(n int64) string {
+	if n < 10e6 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
 }

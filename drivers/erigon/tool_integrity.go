@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const integrityUsage = "--datadir DIR [--erigon PROGRAM] [--check A,B] [--skip NAME]… [--budget D] [--sample X] [--seed N]  seg integrity, with a verdict that counts"
+
+// integrityVerb is "@self integrity". It ends well if every check that should run did, and passed.
+func integrityVerb(ctx context.Context, args []string) int {
+	return runTool(ctx, args, os.Stdout, os.Stderr, integrity)
+}
+
+// nameList is a flag of names, given several times or separated by commas.
+type nameList []string
+
+func (l *nameList) String() string { return strings.Join(*l, ",") }
+
+func (l *nameList) Set(s string) error {
+	for name := range strings.SplitSeq(s, ",") {
+		if !plainName.MatchString(name) {
+			return fmt.Errorf("%q is no name", name)
+		}
+		*l = append(*l, name)
+	}
+	return nil
+}
+
+var plainName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]{0,63}$`)
+
+type integrityOptions struct {
+	checks, skip nameList
+	budget       time.Duration
+	sample       float64
+	seed         string
+}
+
+func integrity(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	f := newToolFlags("integrity", "erigon")
+	var o integrityOptions
+	f.Var(&o.checks, "check", "run these checks only")
+	f.Var(&o.skip, "skip", "leave this check out")
+	f.DurationVar(&o.budget, "budget", 0, "how long checks may take; what does not end in it is a failure")
+	f.Float64Var(&o.sample, "sample", 0, "ratio of samples, above 0 and up to 1")
+	f.Func("seed", "the seed of samples", func(s string) error {
+		o.seed = s
+		_, err := strconv.ParseInt(s, 10, 64)
+		return err
+	})
+	t, err := f.open(args, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	argv, err := t.integrityArgs(ctx, o)
+	if err != nil {
+		return err
+	}
+	r := &toolRun{args: argv, judge: lineJudge{Checks: true, Skip: o.skip}}
+	if err := t.run(ctx, r); err != nil {
+		return err
+	}
+	if err := r.judge.passed(o.checks); err != nil {
+		return &toolError{err, "; the whole log: " + r.log}
+	}
+	if r.judge.Seed != "" {
+		t.say("samples were taken with --seed %s", r.judge.Seed)
+	}
+	t.say("%d checks passed: %s", len(r.judge.Started), strings.Join(r.judge.Started, " "))
+	return nil
+}
+
+// integrityArgs makes the command's arguments of those that this version of Erigon knows. What it does not know is declined, and not left out.
+func (t *tool) integrityArgs(ctx context.Context, o integrityOptions) ([]string, error) {
+	argv := []string{"seg", "integrity", "--datadir", t.datadir}
+	if len(o.checks)+len(o.skip) == 0 && o.budget == 0 && o.sample == 0 && o.seed == "" {
+		return argv, nil
+	}
+	if o.sample < 0 || o.sample > 1 || o.budget < 0 {
+		return nil, declinef("--sample is a ratio above 0 and up to 1, and --budget is no negative time")
+	}
+	help, err := t.help(ctx, "seg", "integrity")
+	if err != nil {
+		return nil, err
+	}
+	known := strings.FieldsFunc(help, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9') })
+	for _, name := range append(slices.Clone(o.checks), o.skip...) {
+		// Erigon takes an unknown name in --skip-check without a word.
+		if !slices.Contains(known, name) {
+			return nil, declinef("this Erigon has no check %s: see %s seg integrity --help", name, t.program)
+		}
+	}
+	for _, fl := range []struct{ name, value string }{
+		{"check", strings.Join(o.checks, ",")}, {"skip-check", strings.Join(o.skip, ",")},
+		{"integrity.budget", nonZero(o.budget.String(), o.budget == 0)},
+		{"sample", nonZero(strconv.FormatFloat(o.sample, 'f', -1, 64), o.sample == 0)}, {"seed", o.seed},
+	} {
+		if fl.value == "" {
+			continue
+		}
+		if !hasFlag(help, fl.name) {
+			return nil, declinef("this Erigon's integrity has no --%s: do without, or name the checks to run with --check", fl.name)
+		}
+		argv = append(argv, "--"+fl.name+"="+fl.value)
+	}
+	return argv, nil
+}
+
+func nonZero(s string, zero bool) string {
+	if zero {
+		return ""
+	}
+	return s
+}

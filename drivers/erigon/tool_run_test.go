@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestToolTakesAwayTheHalf: after a merge that was killed (I10485), retiring makes it whole.
+func TestToolTakesAwayTheHalf(t *testing.T) {
+	t.Parallel()
+	d := newStandIn(t, "--ahead", "3000")
+	d.behave("retire-crash")
+	if r := d.erigon(retire); r.exit != 1 {
+		t.Fatal(r)
+	}
+	half := ""
+	for name := range d.names() {
+		if strings.HasSuffix(name, ".tmp") {
+			half = name
+		}
+	}
+	if half == "" {
+		t.Fatal("the crash left nothing")
+	}
+	d.behave("")
+	r := d.erigon(retire)
+	r.want(t, 0, "")
+	if !strings.Contains(r.stderr, half+" removed") {
+		t.Error(r.stderr)
+	}
+	all, err := walkSnapshots(t.Context(), d.dir, false)
+	if err != nil || refused(check(all, nil)) {
+		t.Errorf("%v %v", err, check(all, nil))
+	}
+}
+
+// TestToolAfterAPlainStop: a node that is only stopped may be in the middle of a merge (I14394); retiring ends it.
+func TestToolAfterAPlainStop(t *testing.T) {
+	t.Parallel()
+	d := newStandIn(t)
+	first := d.names()
+	node := d.start("erigon", "--datadir", d.dir, "--http.port", "0", "--devnet.block-time", "10ms", "--devnet.blocks", "200", "--devnet.build-time", "30ms")
+	overlap := func() bool {
+		all, err := (&tool{datadir: d.dir}).findings(t.Context(), func(f checkFinding) bool {
+			return f.Rule == "overlap" || f.Rule == "missing-index" || f.Rule == "missing-data"
+		})
+		return err == nil && len(all) > 0
+	}
+	d.until("files are built", func() bool { return len(d.names()) > len(first) && overlap() })
+	d.stop(node)
+	if code := node.ProcessState.ExitCode(); code != 0 {
+		t.Fatalf("the node ended with %d", code)
+	}
+	d.erigon(retire).want(t, 0, "retired")
+	all, err := walkSnapshots(t.Context(), d.dir, false)
+	if err != nil || refused(check(all, nil)) {
+		t.Errorf("%v %v", err, check(all, nil))
+	}
+}
+
+// TestToolInterrupt: SIGINT is passed on, the program is waited for, and that it then exits with 0 is no success.
+func TestToolInterrupt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		verb    toolVerb
+		program string
+	}{{integrity, "erigon"}, {rebuildCommitment, "integration"}} {
+		d := newStandIn(t)
+		d.behave("slow=60s")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan toolResult)
+		go func() { done <- d.run(ctx, c.verb, c.program) }()
+		d.until("it works", func() bool {
+			logs, _ := filepath.Glob(filepath.Join(d.dir, ".snapfw", "logs", "*.log"))
+			for _, l := range logs {
+				if b, _ := os.ReadFile(l); bytes.Contains(b, []byte("starting")) {
+					return true
+				}
+			}
+			return false
+		})
+		cancel()
+		select {
+		case r := <-done:
+			if r.exit != 1 {
+				t.Errorf("%s: exit %d: %s", c.program, r.exit, r.stderr)
+			}
+			if c.program == "integration" && !strings.Contains(r.last(), "interrupted") {
+				t.Error(r.last())
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not end")
+		}
+		if p, err := lockHolder(d.dir); err != nil || p != nil {
+			t.Errorf("somebody still works on it: %v %v", p, err)
+		}
+	}
+}
+
+// TestToolNeverKills: a program that does not heed the interrupt is waited for.
+func TestToolNeverKills(t *testing.T) {
+	t.Parallel()
+	d := newStandIn(t)
+	script := filepath.Join(t.TempDir(), "erigon")
+	body := "trap 'echo interrupted once >&2' INT\necho begun >&2\nwhile [ ! -e " + d.dir + "/end ]; do sleep 0.02; done\necho '[INFO] ended in order' >&2\n"
+	putProgram(t, script, body)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan toolResult)
+	go func() {
+		var out, errs bytes.Buffer
+		exit := runTool(ctx, []string{"--datadir", d.dir, "--erigon", script}, &out, &errs, retire)
+		done <- toolResult{exit, out.String(), errs.String()}
+	}()
+	logHas := func(text string) func() bool {
+		return func() bool {
+			logs, _ := filepath.Glob(filepath.Join(d.dir, ".snapfw", "logs", "retire-*.log"))
+			if len(logs) == 0 {
+				return false
+			}
+			b, _ := os.ReadFile(logs[0])
+			return bytes.Contains(b, []byte(text))
+		}
+	}
+	d.until("it began", logHas("begun"))
+	cancel()
+	d.until("it was interrupted", logHas("interrupted once"))
+	select {
+	case r := <-done:
+		t.Fatalf("it was not waited for: %v", r)
+	case <-time.After(300 * time.Millisecond):
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "end"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := <-done
+	r.want(t, 1, "interrupted")
+	if !logHas("ended in order")() {
+		t.Error("its last words are not in the log")
+	}
+}
