@@ -6,7 +6,7 @@ STATIC   = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 STRIP    = -ldflags "-s -w"
 EMBED    = core/internal/host/bin
 
-.PHONY: build demo test bench chaos fuzz clean
+.PHONY: build demo demo-release test bench chaos fuzz clean
 
 # build leaves bin/snapfw and, in plugins.d/, the plugins with their sums. The permissions are those
 # that the loader demands, whatever the umask.
@@ -20,12 +20,17 @@ build:
 	$(STATIC) $(STRIP) -o plugins.d/snapfw-rclone ./sinks/rclone
 	$(STATIC) $(STRIP) -o plugins.d/snapfw-r2 ./sinks/r2
 	$(STATIC) $(STRIP) -o bin/snapfw-devnet ./drivers/harmony/devnet
+	$(STATIC) $(STRIP) -o bin/snapfw-erigon-devnet ./drivers/erigon/devnet
+	cd bin && for n in erigon integration downloader; do ln -sf snapfw-erigon-devnet $$n; done
 	cd plugins.d && sha256sum snapfw-* > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS
 	chmod 755 bin bin/* plugins.d plugins.d/snapfw-*
 	chmod 644 plugins.d/*.yaml plugins.d/SHA256SUMS
 
 demo: build
 	@examples/demo/demo.sh
+
+demo-release: build
+	@examples/erigon/demo.sh
 
 # test builds, installs what the tests stand on where it is missing, and tests everything but what
 # `make chaos` and `make bench` run at length.

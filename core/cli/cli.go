@@ -137,7 +137,7 @@ dies meanwhile, and lets consumers see whole snapshots only.`,
 		f.String(s.Flag, "", "the configuration's "+s.Key)
 		f.Lookup(s.Flag).Hidden = s.Key != "state_dir"
 	}
-	root.AddCommand(a.snapshotCmd(), a.planCmd(), a.diffCmd(), a.statusCmd(), a.upCmd(), a.holdCmd(),
+	root.AddCommand(a.snapshotCmd(), a.releaseCmd(), a.fixCmd(), a.approveCmd(), a.planCmd(), a.diffCmd(), a.statusCmd(), a.upCmd(), a.holdCmd(),
 		a.runsCmd(), a.showCmd(), a.logsCmd(), a.resumeCmd(), a.cancelCmd(),
 		a.configCmd(), a.pluginCmd(), a.notifyCmd(), a.doctorCmd(), a.versionCmd())
 	wrapArgs(root)
@@ -182,11 +182,7 @@ func known(cmd *cobra.Command, args []string) error {
 func (a *app) chainFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&a.chain, "chain", "", "a name under chains: in the configuration (default: the only one)")
 	cmd.RegisterFlagCompletionFunc("chain", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		file, err := config.Load(config.Options{Path: a.configPath, Flags: cmd.Flags()})
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		return file.ChainNames(), cobra.ShellCompDirectiveNoFileComp
+		return a.chainNames(cmd), cobra.ShellCompDirectiveNoFileComp
 	})
 }
 

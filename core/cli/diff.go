@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,14 +45,25 @@ func (a *app) diff(cmd *cobra.Command, older, newer string) error {
 	if err != nil {
 		return err
 	}
-	lists := [2][]core.Entry{}
+	debug.SetGCPercent(400) // this process ends with the answer
+	var lists [2][]core.Entry
+	var errs [2]error
+	var both sync.WaitGroup
 	for i, name := range []string{older, newer} {
-		body, err := readList(ctx, name)
+		both.Go(func() {
+			body, err := readList(ctx, name)
+			if err == nil {
+				lists[i], err = chain.(core.Catalog).Parse(ctx, body)
+			}
+			if err != nil {
+				errs[i] = usage("read %s: %w", name, err)
+			}
+		})
+	}
+	both.Wait()
+	for _, err := range errs {
 		if err != nil {
-			return usage("read %s: %w", name, err)
-		}
-		if lists[i], err = chain.(core.Catalog).Parse(ctx, body); err != nil {
-			return usage("read %s: %w", name, err)
+			return err
 		}
 	}
 	v, err := chain.(core.Judge).Judge(ctx, core.Change{Config: own, Published: map[string][]core.Entry{older: lists[0]}, Proposed: lists[1]})

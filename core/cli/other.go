@@ -368,7 +368,7 @@ func (s *session) diagnoseChain(ctx context.Context, name string, add func(part 
 	}
 	add("chain "+name, nil, count(len(nodes), "node"))
 	if c.Sink != "" {
-		_, err := s.sink(ctx, c)
+		_, err := s.storage(ctx, c.Sink)
 		add("sink "+c.Sink, err, "configured")
 		if cfg, err := s.file.Sink(c.Sink); err == nil {
 			if client, err := s.client(ctx, core.KindSink, cfg.Plugin); err == nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"sort"
 	"strings"
@@ -8,42 +9,34 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/config"
 	"github.com/snapfw/snapfw/core/internal/engine"
 	"github.com/snapfw/snapfw/core/internal/journal"
 )
 
 func (a *app) planCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "plan INTENT", Short: "print every command of a run; change nothing"}
-	var q asked
-	sub := &cobra.Command{
-		Use: "snapshot --chain NAME", Short: "print every command of a snapshot; change nothing", Args: cobra.NoArgs,
-	}
-	a.runFlags(sub, &q)
-	sub.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := q.check(); err != nil {
-			return err
+	for _, name := range []string{intentSnapshot, intentRelease, "fix"} {
+		sub := &cobra.Command{Use: name + " --chain NAME", Short: "print every command of a " + name + "; change nothing"}
+		i := &intentCommand{app: a, name: name}
+		if name == "fix" {
+			i.name, sub.Use = "", "fix --chain NAME INTENT"
 		}
-		return a.printPlan(cmd, q, "snapshot")
+		i.run = func(ctx context.Context, s *session, d engine.Deps, c config.Chain, in core.Intent) error {
+			return a.printPlan(ctx, s, d, c, i.asked, in)
+		}
+		cmd.AddCommand(i.command(sub))
 	}
-	cmd.AddCommand(sub)
 	return cmd
 }
 
-func (a *app) printPlan(cmd *cobra.Command, q asked, intent string) error {
-	ctx := cmd.Context()
-	s, err := a.open(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	d, c, err := s.deps(ctx, a.chain)
-	if err != nil {
-		return err
-	}
+func (a *app) printPlan(ctx context.Context, s *session, d engine.Deps, c config.Chain, q asked, in core.Intent) error {
 	if err := s.canRun(ctx, c, d.Chain, q); err != nil {
 		return err
 	}
+	publish := q.publish || in.Name == intentRelease
 	d.Journals = journal.Memory{} // nothing of a plan is worth remembering
-	r, err := engine.New(d, runID(c.Name), engine.Begun{Chain: c.Name, Driver: c.Driver, Intent: q.intent(intent), Publish: q.publish, Nodes: q.nodes})
+	r, err := engine.New(d, runID(c.Name), engine.Begun{Chain: c.Name, Driver: c.Driver, Intent: in, Publish: publish, Nodes: q.nodes})
 	if err != nil {
 		return err
 	}
@@ -60,7 +53,7 @@ func (a *app) printPlan(cmd *cobra.Command, q asked, intent string) error {
 		return a.printJSON(plans)
 	}
 	for _, n := range r.State().Nodes {
-		a.printNodePlan(n, q.publish)
+		a.printNodePlan(n, publish)
 	}
 	return nil
 }
@@ -95,8 +88,12 @@ func (a *app) printNodePlan(n *engine.Node, publish bool) {
 		}
 	}
 	if publish {
-		a.printf("  publish %s\n    as %s, named by %s\n", n.Plan.Data, n.Plan.Publish.Prefix, n.Plan.Publish.Pointer)
-	} else {
+		prefix := n.Plan.Publish.Prefix
+		if prefix == "" {
+			prefix = "its files' own names"
+		}
+		a.printf("  publish %s\n    as %s, named by %s\n", n.Plan.Data, prefix, n.Plan.Publish.Pointer)
+	} else if n.Plan.Data != "" {
 		a.printf("  the copy stays in %s (no --publish)\n", n.Plan.Data)
 	}
 	a.printf("\n")

@@ -74,6 +74,9 @@ func (a *app) runsCmd() *cobra.Command {
 // past is the summary of a run as its journal tells it.
 func past(st *engine.State) RunSummary {
 	var out engine.Outcome
+	if stateOf(st) == "parked" {
+		out.Exit = engine.ExitParked
+	}
 	if st.Closed != nil {
 		out.Exit = st.Closed.Exit
 		if st.Closed.Err != "" {
@@ -106,6 +109,14 @@ func (a *app) showCmd() *cobra.Command {
 			}
 			a.printf("\n")
 			a.printTable(st)
+			for _, n := range r.Nodes {
+				if n.Review != "" {
+					a.printf("\nreviewed at %s\n", n.Review)
+				}
+				if n.Report != "" {
+					a.printf("\n%s\n", strings.TrimSpace(n.Report))
+				}
+			}
 			a.printTroubles(st, r)
 			return nil
 		},

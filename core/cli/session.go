@@ -26,6 +26,7 @@ import (
 	"github.com/snapfw/snapfw/core/internal/manifest"
 	"github.com/snapfw/snapfw/core/internal/notify"
 	"github.com/snapfw/snapfw/core/internal/plugins"
+	"github.com/snapfw/snapfw/core/internal/review"
 	"github.com/snapfw/snapfw/core/onhost"
 	"github.com/snapfw/snapfw/core/plugin"
 )
@@ -250,12 +251,43 @@ func (s *session) place(chain string, err error) error {
 	return err
 }
 
-// sink returns the storage of a chain, or nil if it has none.
-func (s *session) sink(ctx context.Context, c config.Chain) (*engine.Sink, error) {
-	if c.Sink == "" {
+// review returns where a chain's lists are reviewed, or nil if that is by hand.
+func (s *session) review(ctx context.Context, c config.Chain) (review.Place, error) {
+	if c.Review.Kind == review.KindManual {
 		return nil, nil
 	}
-	cfg, err := s.file.Sink(c.Sink)
+	token := ""
+	if !c.Review.Token.IsZero() {
+		var err error
+		if token, err = c.Review.Token.Reveal(ctx); err != nil {
+			return nil, fmt.Errorf("chains.%s.review.token: %w", c.Name, err)
+		}
+	}
+	w := c.Review
+	place, err := review.New(review.Config{
+		Kind: w.Kind, Repo: w.Repo, Base: w.Base, Path: w.Path, APIURL: w.APIURL, Token: token, SSHKey: w.SSHKey,
+		Author: w.Author, Branch: w.Branch, Labels: w.Labels, Reviewers: w.Reviewers, TeamReviewers: w.TeamReviewers,
+	})
+	if err != nil {
+		return nil, usage("chains.%s.review: %w", c.Name, err)
+	}
+	return place, nil
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "localhost"
+	}
+	return name
+}
+
+// storage returns a configured storage, or nil for "".
+func (s *session) storage(ctx context.Context, name string) (*engine.Sink, error) {
+	if name == "" {
+		return nil, nil
+	}
+	cfg, err := s.file.Sink(name)
 	if err != nil {
 		return nil, err
 	}
@@ -269,16 +301,16 @@ func (s *session) sink(ctx context.Context, c config.Chain) (*engine.Sink, error
 	}
 	secrets, err := s.file.Secrets(ctx, client.Description().Schema, cfg.Own)
 	if err != nil {
-		return nil, fmt.Errorf("sinks.%s: %w", c.Sink, err)
+		return nil, fmt.Errorf("sinks.%s: %w", name, err)
 	}
 	return &engine.Sink{
-		Sink: impl, Name: c.Sink, Plugin: cfg.Plugin,
-		Target: core.Target{Name: c.Sink, Config: cfg.Own, Secrets: secrets},
+		Sink: impl, Name: name, Plugin: cfg.Plugin,
+		Target: core.Target{Name: name, Config: cfg.Own, Secrets: secrets},
 		Secret: func(_ context.Context, name string) (string, error) {
 			if v, ok := secrets[name]; ok {
 				return v, nil
 			}
-			return "", fmt.Errorf("sinks.%s: no secret %q is configured", c.Sink, name)
+			return "", fmt.Errorf("sinks.%s: no secret %q is configured", name, name)
 		},
 	}, nil
 }
@@ -339,11 +371,23 @@ func (s *session) journals() journal.Dir { return journal.Dir(s.stateDir("runs")
 
 // deps gathers what a run of a chain stands on.
 func (s *session) deps(ctx context.Context, name string) (engine.Deps, config.Chain, error) {
-	c, driver, err := s.chain(ctx, name)
+	d, c, err := s.nodeDeps(ctx, name)
 	if err != nil {
-		return engine.Deps{}, c, err
+		return d, c, err
 	}
-	sink, err := s.sink(ctx, c)
+	if d.Sink, err = s.storage(ctx, c.Sink); err != nil {
+		return d, c, err
+	}
+	if d.Lists, err = s.storage(ctx, c.ListSink); err != nil {
+		return d, c, err
+	}
+	d.Review, err = s.review(ctx, c)
+	return d, c, err
+}
+
+// nodeDeps is deps without what is needed to publish: `snapfw up` must not want for a bucket's secret.
+func (s *session) nodeDeps(ctx context.Context, name string) (engine.Deps, config.Chain, error) {
+	c, driver, err := s.chain(ctx, name)
 	if err != nil {
 		return engine.Deps{}, c, err
 	}
@@ -352,7 +396,7 @@ func (s *session) deps(ctx context.Context, name string) (engine.Deps, config.Ch
 		return engine.Deps{}, c, err
 	}
 	return engine.Deps{
-		Version: version(), Chain: driver, Driver: c.Driver, Config: c.Own, Sink: sink,
+		Version: version(), Chain: driver, Driver: c.Driver, Config: c.Own, Here: hostName(),
 		Machine: s.machine, Journals: s.journals(), LockChain: s.lockChain,
 		Held: holds.held, Tell: s.tell(c), View: s.view, Settings: settings(c),
 	}, c, nil
@@ -365,6 +409,7 @@ func settings(c config.Chain) engine.Settings {
 		Keep:       manifest.Policy{Count: c.Keep.Count, Age: c.Keep.Age, Pins: c.Keep.Pins},
 		UploadRate: int64(c.Limits.UploadRate), Transfers: c.Transfers, UploadTries: 5,
 		Nice: c.Limits.Nice, Idle: c.Limits.IdleIO, ReadRate: int64(c.Limits.ReadRate), Verify: c.Verify.String(),
+		Grace: c.Grace,
 	}
 }
 
@@ -385,7 +430,7 @@ func (s *session) tell(c config.Chain) func(context.Context, engine.News) {
 		if kind == engine.NewsUnwell {
 			kind = notify.Failed
 		}
-		err := s.notify.Send(ctx, notify.Event{Kind: kind, Chain: c.Name, Node: n.Node, Run: n.Run, Text: n.Text, Time: time.Now()})
+		err := s.notify.Send(ctx, notify.Event{Kind: kind, Chain: c.Name, Node: n.Node, Run: n.Run, Text: n.Text, Report: n.Report, Time: time.Now()})
 		if err != nil {
 			s.view.Note(n.Node, "not everybody could be told: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 		}

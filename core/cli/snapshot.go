@@ -19,6 +19,7 @@ import (
 // asked is what a run's flags say.
 type asked struct {
 	publish bool
+	must    bool // the command is of no use without it
 	nodes   []string
 	force   bool
 	reason  string
@@ -99,15 +100,7 @@ func (a *app) takeSnapshot(cmd *cobra.Command, q asked) error {
 	if !out.Closed {
 		return &exitError{out.Exit, fmt.Errorf("an earlier run is not over: %w", out.Err)}
 	}
-	d.Settings.Publish = q.publish
-	r, err := engine.New(d, runID(c.Name), engine.Begun{
-		Chain: c.Name, Driver: c.Driver, Intent: q.intent("snapshot"), Publish: q.publish,
-		Version: version(), User: loginName(), Config: s.file.Path, Nodes: q.nodes,
-	})
-	if err != nil {
-		return err
-	}
-	return s.finish(c, r, r.Go(ctx))
+	return s.begin(ctx, d, c, runID(c.Name), q, q.intent(intentSnapshot), q.publish)
 }
 
 // canRun refuses what is wrong in the configuration before there is a run that could fail.
@@ -121,7 +114,7 @@ func (s *session) canRun(ctx context.Context, c config.Chain, driver core.Chain,
 			return err
 		}
 	}
-	if q.publish && c.Sink == "" {
+	if (q.publish || q.must) && c.Sink == "" {
 		return usage("chain %s has no sink to publish to: name one under sinks: in %s", c.Name, s.file.Path)
 	}
 	for _, w := range s.file.Warnings {
@@ -277,7 +270,7 @@ func (a *app) payOwed(cmd *cobra.Command, what string) error {
 		if !owes(st, node) {
 			continue
 		}
-		d, _, err := s.deps(ctx, st.Begun.Chain)
+		d, _, err := s.nodeDeps(ctx, st.Begun.Chain)
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,16 @@ type ChainStatus struct {
 	Chain string       `json:"chain"`
 	Error string       `json:"error,omitempty"`
 	Nodes []NodeStatus `json:"nodes"`
-	Open  []string     `json:"open_runs"`
+	Open  []string     `json:"open_runs"` // parked ones too
+
+	Parked []ParkedRun `json:"parked_runs"`
+}
+
+// ParkedRun waits for somebody to let its list through.
+type ParkedRun struct {
+	Run    string    `json:"run"`
+	Since  time.Time `json:"since"`
+	Review string    `json:"review,omitempty"` // where; "" is by hand: `snapfw approve`
 }
 
 // NodeStatus is one node of it.
@@ -106,10 +115,11 @@ func (s *session) chainStatus(ctx context.Context, name string, runs []*engine.S
 	if err != nil {
 		return ChainStatus{}, err
 	}
-	cs := ChainStatus{Chain: c.Name, Nodes: make([]NodeStatus, len(nodes)), Open: []string{}}
+	cs := ChainStatus{Chain: c.Name, Nodes: make([]NodeStatus, len(nodes)), Open: []string{}, Parked: []ParkedRun{}}
 	for _, st := range runs {
 		if st.Begun.Chain == c.Name && st.Closed == nil {
 			cs.Open = append(cs.Open, st.Run)
+			cs.parked(st)
 		}
 	}
 	var wg sync.WaitGroup
@@ -127,6 +137,16 @@ func (s *session) chainStatus(ctx context.Context, name string, runs []*engine.S
 	}
 	wg.Wait()
 	return cs, nil
+}
+
+// parked adds a run that waits for its review.
+func (cs *ChainStatus) parked(st *engine.State) {
+	for _, n := range st.Nodes {
+		if n.Parked {
+			cs.Parked = append(cs.Parked, ParkedRun{Run: st.Run, Since: st.Started, Review: nodeSummary(n).Review})
+			return
+		}
+	}
 }
 
 func (s *session) nodeStatus(ctx context.Context, c config.Chain, driver core.Chain, n core.Node) NodeStatus {
@@ -207,8 +227,17 @@ func (a *app) printStatus(all []ChainStatus, now time.Time) {
 		for _, n := range cs.Nodes {
 			a.printNodeTroubles(n)
 		}
-		if len(cs.Open) > 0 {
-			a.printf("  not over: %s; `snapfw resume` carries on\n", strings.Join(cs.Open, ", "))
+		open := cs.Open
+		for _, p := range cs.Parked {
+			open = slices.DeleteFunc(slices.Clone(open), func(run string) bool { return run == p.Run })
+			if p.Review == "" {
+				a.printf("  parked: %s; `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` lets it through\n", p.Run, p.Run, p.Run)
+				continue
+			}
+			a.printf("  parked: %s waits for the review at %s; once it is merged, `snapfw resume %s` publishes\n", p.Run, p.Review, p.Run)
+		}
+		if len(open) > 0 {
+			a.printf("  not over: %s; `snapfw resume` carries on\n", strings.Join(open, ", "))
 		}
 	}
 }

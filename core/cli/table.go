@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,7 +16,7 @@ type RunSummary struct {
 	Run     string        `json:"run"`
 	Chain   string        `json:"chain"`
 	Intent  string        `json:"intent"`
-	State   string        `json:"state"` // done, failed, skipped, open
+	State   string        `json:"state"` // done, failed, skipped, open, parked
 	Exit    int           `json:"exit"`
 	Error   string        `json:"error,omitempty"`
 	Forced  string        `json:"forced,omitempty"`
@@ -28,7 +29,7 @@ type RunSummary struct {
 // NodeSummary is a node of a run.
 type NodeSummary struct {
 	Node          string  `json:"node"`
-	State         string  `json:"state"` // published, kept, captured, failed, untouched, down
+	State         string  `json:"state"` // published, kept, done (a repair), captured, parked, failed, untouched, down
 	Height        string  `json:"height,omitempty"`
 	Hash          string  `json:"hash,omitempty"`
 	DownSeconds   float64 `json:"down_seconds"`
@@ -38,6 +39,8 @@ type NodeSummary struct {
 	UploadedBytes int64   `json:"uploaded_bytes"`
 	Published     string  `json:"published,omitempty"`
 	Copy          string  `json:"copy,omitempty"`
+	Review        string  `json:"review,omitempty"` // where its list is reviewed
+	Report        string  `json:"report,omitempty"` // the judge's, Markdown
 	Error         string  `json:"error,omitempty"`
 }
 
@@ -70,7 +73,16 @@ func nodeSummary(n *engine.Node) NodeSummary {
 		}
 		if n.Promoted {
 			s.Published = u.Prefix
+			if n.Plan.Publish.InPlace {
+				s.Published = u.Pointer
+			}
 		}
+	}
+	if n.Judged != nil {
+		s.Report = n.Judged.Report
+	}
+	if n.Proposed != nil {
+		s.Review = n.Proposed.URL
 	}
 	if n.Stays && n.Plan != nil {
 		s.Copy = n.Plan.Data
@@ -78,6 +90,8 @@ func nodeSummary(n *engine.Node) NodeSummary {
 	switch {
 	case n.Failed != nil:
 		s.Error = n.Failed.Err
+	case n.Stuck != nil:
+		s.Error = n.Stuck.Err
 	case n.Unwell != nil:
 		s.Error = n.Unwell.Err
 	}
@@ -92,8 +106,12 @@ func nodeState(n *engine.Node) string {
 		return "failed"
 	case n.Promoted:
 		return "published"
+	case n.Stays && n.Plan != nil && n.Plan.Data == "":
+		return "done" // a repair
 	case n.Stays:
 		return "kept"
+	case n.Parked:
+		return "parked"
 	case n.Captured:
 		return "captured"
 	case n.Skipped != "":
@@ -104,6 +122,8 @@ func nodeState(n *engine.Node) string {
 
 func stateOf(st *engine.State) string {
 	switch {
+	case st.Closed == nil && slices.ContainsFunc(st.Nodes, func(n *engine.Node) bool { return n.Parked }):
+		return "parked"
 	case st.Closed == nil:
 		return "open"
 	case st.Skipped != "":

@@ -1,0 +1,44 @@
+package releasetest
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Where the bucket expires objects, what stays published is made young again by a release that has nothing new, but
+// only when half of its time is over (https://github.com/erigontech/erigon/issues/21688).
+func TestWhatStaysIsMadeYoungInTime(t *testing.T) {
+	w := newWorld(t, options{local: true, still: true, byHand: true})
+	w.config["sinks"].(table)["bucket"].(table)["expiry_days"] = 56
+	s := w.release(5)
+	w.want(0, "", "approve", s.Run, "--reason", "first")
+	w.want(0, "", "resume", s.Run)
+	const old, younger = "v1.1-000000-000100-headers.seg", "v1.1-000000-000100-bodies.seg"
+	w.site.Age(t, 29*24*time.Hour, old, old+".torrent")
+	w.site.Age(t, 27*24*time.Hour, younger)
+	w.site.Took()
+	w.want(0, "", "release", "--chain", chainName)
+	// (This server keeps the time of a file that is copied onto itself; R2 stores it anew.)
+	var copied []string
+	for _, op := range w.site.Took() {
+		if key, ok := strings.CutPrefix(op, "copy "); ok {
+			copied = append(copied, key)
+		}
+		if strings.HasPrefix(op, "PUT v1") || strings.HasPrefix(op, "part ") {
+			t.Errorf("a release with nothing new did %s", op)
+		}
+	}
+	slices.Sort(copied)
+	if !slices.Equal(copied, []string{old, old + ".torrent"}) {
+		t.Errorf("made young: %q", copied)
+	}
+	// What was copied onto itself is still known: nothing is sent again.
+	before := w.site.Received()
+	w.want(0, "", "release", "--chain", chainName)
+	if sent := w.site.Received() - before; sent > 1<<20 {
+		t.Errorf("%d bytes were sent", sent)
+	}
+	w.whole()
+}
