@@ -35,7 +35,10 @@ type figure struct {
 	beside string
 }
 
-const here, captureDir = "./core/cli/bench", "./core/capture"
+const (
+	here, captureDir        = "./core/cli/bench", "./core/capture"
+	releaseDir, erigon, r2d = "./core/cli/releasetest", "./drivers/erigon", "./sinks/r2"
+)
 
 // capture measures a method with three sizes of a database; linked says where a bare link can be had to compare with.
 func capture(method, words string, linked bool) group {
@@ -95,6 +98,57 @@ var groups = []group{
 			{what: "  the whole run", bench: "BenchmarkNodes", unit: "run-s", show: "s"},
 			{what: "  longest downtime of a node", bench: "BenchmarkNodes", unit: "down-s", show: "s"},
 			{what: "  connections that it made", bench: "BenchmarkNodes", unit: "connections", show: ""},
+		},
+	},
+	{
+		name: "torrents", args: []string{"-bench", "TorrentHashing", "-benchtime", "3x", erigon},
+		figures: []figure{
+			{what: "torrents of 1 GiB in memory, by the clock", bench: "BenchmarkTorrentHashing", unit: "GB/s", show: "GB/s"},
+			{what: "  by openssl speed -multi 2 sha1, there and then", bench: "BenchmarkTorrentHashing", unit: "ours/openssl", aim: 0.9},
+			{what: "  by mktorrent -l 21 -t 2 of the same", bench: "BenchmarkTorrentHashing", unit: "ours/mktorrent", aim: 1},
+			{what: "  the same in processor time: by openssl", bench: "BenchmarkTorrentHashing", unit: "ours/openssl-cpu"},
+			{what: "  the same in processor time: by mktorrent", bench: "BenchmarkTorrentHashing", unit: "ours/mktorrent-cpu"},
+			{what: "  peak RSS", bench: "BenchmarkTorrentHashing", unit: "peak-MiB", show: "MiB", aim: 200, atMost: true},
+		},
+	},
+	{
+		name: "colddisk", args: []string{"-bench", "TorrentColdDisk", "-benchtime", "3x", erigon},
+		figures: []figure{
+			{what: "torrents of 1 GiB on the disk", bench: "BenchmarkTorrentColdDisk", unit: "GB/s", show: "GB/s"},
+			{what: "  by dd iflag=direct of the same", bench: "BenchmarkTorrentColdDisk", unit: "ours/disk", aim: 0.9},
+		},
+	},
+	{
+		name: "nothingnew", args: []string{"-bench", "NothingNew$", "-benchtime", "5x", releaseDir},
+		figures: []figure{
+			{what: "release of 17,500 files with nothing new", bench: "BenchmarkNothingNew", unit: "run-s", show: "s"},
+			{what: "  Erigon's own commands", bench: "BenchmarkNothingNew", unit: "erigon-s", show: "s"},
+			{what: "  the node's own stop and start", bench: "BenchmarkNothingNew", unit: "node-s", show: "s"},
+			{what: "  the storage's own answers, of one list", bench: "BenchmarkNothingNew", unit: "storage-s", show: "s"},
+			{what: "  the rest", bench: "BenchmarkNothingNew", unit: "beside-s", show: "s", aim: 3, atMost: true},
+			{what: "  data bytes read: salts and erigondb.toml, which are copied", bench: "BenchmarkNothingNew", unit: "read-bytes", aim: 54, atMost: true},
+			{what: "  requests to the storage", bench: "BenchmarkNothingNew", unit: "requests"},
+		},
+	},
+	{
+		name: "diff", args: []string{"-bench", "Diff", "-benchtime", "20x", releaseDir},
+		figures: []figure{
+			{what: "snapfw diff of two lists of 17,500 lines", bench: "BenchmarkDiff", unit: "wall-ms", show: "ms", aim: 200, atMost: true},
+		},
+	},
+	{
+		name: "judge", args: []string{"-bench", "Judge", "-benchtime", "20x", erigon},
+		figures: []figure{
+			{what: "the judge alone: read, judge, report", bench: "BenchmarkJudge", unit: "cpu-ms/op", show: "ms of processor time"},
+		},
+	},
+	{
+		name: "upload", args: []string{"-bench", "Upload", "-benchtime", "1x", r2d}, env: []string{"SNAPFW_BENCH_MIB=4096"},
+		figures: []figure{
+			{what: "upload of 4 GiB in 40 files", bench: "BenchmarkUpload", unit: "MiB/s", show: "MiB/s"},
+			{what: "  rclone copy of the same, as many at once", bench: "BenchmarkUpload", unit: "rclone-MiB/s", show: "MiB/s"},
+			{what: "  rclone's time by ours", bench: "BenchmarkUpload", unit: "ratio", aim: 0.9},
+			{what: "  rclone's processor time by ours", bench: "BenchmarkUpload", unit: "cpu-ratio"},
 		},
 	},
 }
