@@ -110,7 +110,14 @@ func isInfohash(s string) bool {
 // that is no snapshot file's, a name twice, an entry without infohash. The .torrent of a file is published beside it
 // and not in the list.
 func (catalog) Render(_ context.Context, entries []core.Entry) ([]byte, error) {
-	sorted := slices.DeleteFunc(slices.Clone(entries), func(e core.Entry) bool { return strings.HasSuffix(e.Name, torrentExt) })
+	named := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		named[e.Name] = true
+	}
+	sorted := slices.DeleteFunc(slices.Clone(entries), func(e core.Entry) bool {
+		of, isTorrent := strings.CutSuffix(e.Name, torrentExt)
+		return isTorrent && named[of]
+	})
 	slices.SortFunc(sorted, func(a, b core.Entry) int { return strings.Compare(a.Name, b.Name) })
 	var out bytes.Buffer
 	for i, e := range sorted {

@@ -20,7 +20,6 @@ func TestWhatStaysIsMadeYoungInTime(t *testing.T) {
 	w.site.Age(t, 27*24*time.Hour, younger)
 	w.site.Took()
 	w.want(0, "", "release", "--chain", chainName)
-	// (This server keeps the time of a file that is copied onto itself; R2 stores it anew.)
 	var copied []string
 	for _, op := range w.site.Took() {
 		if key, ok := strings.CutPrefix(op, "copy "); ok {

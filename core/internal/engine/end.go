@@ -54,7 +54,10 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	}
 	var away unreachable
 	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) || errors.Is(err, errParked) {
-		if errors.As(err, &away) && !r.interrupted(err) {
+		if !errors.Is(err, errParked) && r.ctx.Err() == nil {
+			r.mu.Lock()
+			r.away = err
+			r.mu.Unlock()
 			return errors.Join(err, r.note(n.Name, "%s: %v", m.name, err))
 		}
 		return err
@@ -316,7 +319,11 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 	case parked && !r.dry:
 		return Outcome{Exit: ExitParked, Err: errors.New(r.waitsFor())}
 	case !r.dry && slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return !r.over(n) }):
-		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("a machine could not be reached; the copy is whole: `snapfw resume %s` carries on", r.ID)}
+		why := errors.New("a machine could not be reached")
+		if r.away != nil {
+			why = r.away
+		}
+		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("%w; the copy is whole: `snapfw resume %s` carries on", why, r.ID)}
 	}
 	return Outcome{Exit: ExitDone}
 }

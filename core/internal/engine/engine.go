@@ -130,6 +130,7 @@ type Run struct {
 	locked  bool     // the chain is
 	unlocks []func() // paid in reverse by release
 	told    map[string]bool
+	away    error // why a node that is captured got no further, where that is nobody's verdict: a machine that was not reached
 }
 
 // New begins a run: its journal is made and says what was asked for.
