@@ -234,7 +234,7 @@ func (r *Run) walk(ctx context.Context) error {
 		if err := r.group(ctx, order[i:j], &tails); err != nil {
 			return err
 		}
-		if r.parked() {
+		if order[i].scope == each && r.parked() { // while tails run, nodes are theirs
 			return nil // what follows is for the process that carries on
 		}
 		i = j
