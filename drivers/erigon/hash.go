@@ -278,8 +278,13 @@ func (h *hashing) hash(ctx context.Context, t *hashTask, buf []byte) error {
 	sum := sha1.New()
 	for i := t.unit.first; i < t.unit.first+t.unit.n; i++ {
 		sum.Reset()
-		at := int64(i) * pieceLength
-		if err := h.sum(ctx, sum, t.job.f, at, at+pieceSize(t.job.ident.Size, i), buf); err != nil {
+		at, n := int64(i)*pieceLength, pieceSize(t.job.ident.Size, i)
+		if h.rate == 0 && t.pages.Cached(at, n) > n-n/8 && sumMapped(sum, t.job.f, at, n) {
+			h.count(n)
+		} else if err := h.sum(ctx, sum, t.job.f, at, at+n, buf); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		sums = sum.Sum(sums)

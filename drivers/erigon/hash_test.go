@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,6 +60,35 @@ func TestPageCacheIsLeftAsItWas(t *testing.T) {
 	}
 	if all := residentBytes(t, f, 0, size); all > 2*hot {
 		t.Errorf("%d of %d bytes are in memory, and %d were", all, size, hot)
+	}
+}
+
+// TestSumMapped: a piece is summed as it is read, and one whose bytes went away while it was mapped does not kill us.
+func TestSumMapped(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	body := bytes.Repeat([]byte("snapfw!\n"), (pieceLength+pieceLength/2)/8)
+	putFile(t, file, body, time.Hour)
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sum := sha1.New()
+	for at, n := range map[int64]int64{0: pieceLength, pieceLength: pieceLength / 2} {
+		sum.Reset()
+		if !sumMapped(sum, f, at, n) || !bytes.Equal(sum.Sum(nil), sumsOf(body[at:at+n])) {
+			t.Errorf("the piece at %d is summed as %x", at, sum.Sum(nil))
+		}
+	}
+	if err := f.Truncate(pieceLength / 4); err != nil {
+		t.Fatal(err)
+	}
+	sum.Reset()
+	if sumMapped(sum, f, 0, pieceLength) {
+		t.Error("a piece of which a part is gone was summed")
+	}
+	if !bytes.Equal(sum.Sum(nil), sha1.New().Sum(nil)) {
+		t.Error("bytes of it are left in the sum")
 	}
 }
 
