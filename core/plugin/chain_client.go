@@ -156,13 +156,16 @@ func withCause(err, hostErr error) error {
 func (k *chainClient) Parse(ctx context.Context, body []byte) ([]core.Entry, error) {
 	return ask(ctx, k.c, "parse a list", func(conn *grpc.ClientConn) ([]core.Entry, error) {
 		r, err := pluginpb.NewCatalogClient(conn).Parse(ctx, &pluginpb.ParseRequest{Body: body})
-		return each(r.GetEntries(), fromEntry), err
+		if err != nil {
+			return nil, err
+		}
+		return fromEntries(r)
 	})
 }
 
 func (k *chainClient) Render(ctx context.Context, entries []core.Entry) ([]byte, error) {
 	return ask(ctx, k.c, "render a list", func(conn *grpc.ClientConn) ([]byte, error) {
-		r, err := pluginpb.NewCatalogClient(conn).Render(ctx, &pluginpb.Entries{Entries: each(entries, toEntry)})
+		r, err := pluginpb.NewCatalogClient(conn).Render(ctx, toEntries(entries))
 		return r.GetBody(), err
 	})
 }

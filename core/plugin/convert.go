@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -182,34 +183,79 @@ func fromCommand(c *pluginpb.Command) core.Command {
 	}
 }
 
-func toEntry(e core.Entry) *pluginpb.Entry {
-	return &pluginpb.Entry{Name: e.Name, Size: e.Size, Sums: e.Sums}
+func toEntries(list []core.Entry) *pluginpb.Entries {
+	out := &pluginpb.Entries{Names: make([]string, len(list)), Sizes: make([]int64, len(list)), Sums: map[string]*pluginpb.Column{}}
+	for i, e := range list {
+		out.Names[i], out.Sizes[i] = e.Name, e.Size
+		for algorithm, sum := range e.Sums {
+			c := out.Sums[algorithm]
+			if c == nil {
+				c = &pluginpb.Column{Values: make([]string, len(list))}
+				out.Sums[algorithm] = c
+			}
+			c.Values[i] = sum
+		}
+	}
+	return out
 }
 
-func fromEntry(e *pluginpb.Entry) core.Entry {
-	return core.Entry{Name: e.GetName(), Size: e.GetSize(), Sums: e.GetSums()}
+var errColumns = errors.New("the plugin protocol: columns of entries have different lengths")
+
+func fromEntries(in *pluginpb.Entries) ([]core.Entry, error) {
+	names, sizes := in.GetNames(), in.GetSizes()
+	if len(sizes) != len(names) {
+		return nil, errColumns
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	out := make([]core.Entry, len(names))
+	for i, name := range names {
+		out[i] = core.Entry{Name: name, Size: sizes[i]}
+	}
+	for algorithm, c := range in.GetSums() {
+		values := c.GetValues()
+		if len(values) != len(names) {
+			return nil, errColumns
+		}
+		for i, sum := range values {
+			if sum == "" {
+				continue
+			}
+			if out[i].Sums == nil {
+				out[i].Sums = map[string]string{}
+			}
+			out[i].Sums[algorithm] = sum
+		}
+	}
+	return out, nil
 }
 
 func toChange(c core.Change) *pluginpb.Change {
-	out := &pluginpb.Change{Config: c.Config, Proposed: each(c.Proposed, toEntry)}
+	out := &pluginpb.Change{Config: c.Config, Proposed: toEntries(c.Proposed)}
 	if len(c.Published) > 0 {
 		out.Published = make(map[string]*pluginpb.Entries, len(c.Published))
 	}
 	for where, list := range c.Published {
-		out.Published[where] = &pluginpb.Entries{Entries: each(list, toEntry)}
+		out.Published[where] = toEntries(list)
 	}
 	return out
 }
 
-func fromChange(c *pluginpb.Change) core.Change {
-	out := core.Change{Config: c.GetConfig(), Proposed: each(c.GetProposed(), fromEntry)}
+func fromChange(c *pluginpb.Change) (out core.Change, err error) {
+	out.Config = c.GetConfig()
+	if out.Proposed, err = fromEntries(c.GetProposed()); err != nil {
+		return out, err
+	}
 	if len(c.GetPublished()) > 0 {
 		out.Published = make(map[string][]core.Entry, len(c.GetPublished()))
 	}
 	for where, list := range c.GetPublished() {
-		out.Published[where] = each(list.GetEntries(), fromEntry)
+		if out.Published[where], err = fromEntries(list); err != nil {
+			return out, err
+		}
 	}
-	return out
+	return out, nil
 }
 
 func toVerdict(v core.Verdict) *pluginpb.Verdict {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/plugin/pluginpb"
 )
 
 // fill sets every field of v to something that is not its zero value, and no two alike.
@@ -109,14 +110,50 @@ func TestRoundTrip(t *testing.T) {
 	t.Run("Plan", roundTrip(toPlan, fromPlan))
 	t.Run("Command", roundTrip(toCommand, fromCommand))
 	t.Run("Front", roundTrip(toFront, fromFront))
-	t.Run("Entry", roundTrip(toEntry, fromEntry))
-	t.Run("Change", roundTrip(toChange, fromChange))
+	t.Run("Entry", roundTrip(
+		func(e core.Entry) *pluginpb.Entries { return toEntries([]core.Entry{{Name: "before"}, e}) },
+		func(m *pluginpb.Entries) (e core.Entry) {
+			if list, err := fromEntries(m); err != nil {
+				t.Error(err)
+			} else if len(list) == 2 {
+				e = list[1]
+			}
+			return e
+		}))
+	t.Run("Change", roundTrip(toChange, func(m *pluginpb.Change) core.Change {
+		c, err := fromChange(m)
+		if err != nil {
+			t.Error(err)
+		}
+		return c
+	}))
 	t.Run("Verdict", roundTrip(toVerdict, fromVerdict))
 	t.Run("Target", roundTrip(toTarget, fromTarget))
 	t.Run("UploadRequest", roundTrip(toUpload, fromUpload))
 	t.Run("Object", roundTrip(toObject, fromObject))
 	t.Run("Condition", roundTrip(toCondition, fromCondition))
 	t.Run("Move", roundTrip(toMove, fromMove))
+}
+
+// TestColumns: a plugin may send columns that do not fit each other.
+func TestColumns(t *testing.T) {
+	column := func(values ...string) map[string]*pluginpb.Column {
+		return map[string]*pluginpb.Column{"infohash": {Values: values}}
+	}
+	for name, in := range map[string]*pluginpb.Entries{
+		"too few sizes":  {Names: []string{"a", "b"}, Sizes: []int64{1}},
+		"too many sizes": {Names: []string{"a"}, Sizes: []int64{1, 2}},
+		"no names":       {Sums: column("x"), Sizes: []int64{1}},
+		"too few sums":   {Names: []string{"a", "b"}, Sizes: []int64{1, 2}, Sums: column("x")},
+		"no sums":        {Names: []string{"a"}, Sizes: []int64{1}, Sums: map[string]*pluginpb.Column{"infohash": nil}},
+	} {
+		if list, err := fromEntries(in); err == nil {
+			t.Errorf("%s: %v", name, list)
+		}
+		if _, err := fromChange(&pluginpb.Change{Published: map[string]*pluginpb.Entries{"bucket": in}}); err == nil {
+			t.Errorf("%s: a change of it", name)
+		}
+	}
 }
 
 // What the converted types hold is filled by reflection; this says that no struct of the

@@ -129,11 +129,15 @@ type catalogServer struct {
 
 func (s *catalogServer) Parse(ctx context.Context, r *pluginpb.ParseRequest) (*pluginpb.Entries, error) {
 	entries, err := s.catalog.Parse(ctx, r.GetBody())
-	return &pluginpb.Entries{Entries: each(entries, toEntry)}, encodeError(err)
+	return toEntries(entries), encodeError(err)
 }
 
 func (s *catalogServer) Render(ctx context.Context, r *pluginpb.Entries) (*pluginpb.Document, error) {
-	body, err := s.catalog.Render(ctx, each(r.GetEntries(), fromEntry))
+	entries, err := fromEntries(r)
+	if err != nil {
+		return nil, err
+	}
+	body, err := s.catalog.Render(ctx, entries)
 	return &pluginpb.Document{Body: body}, encodeError(err)
 }
 
@@ -143,7 +147,11 @@ type judgeServer struct {
 }
 
 func (s *judgeServer) Judge(ctx context.Context, c *pluginpb.Change) (*pluginpb.Verdict, error) {
-	v, err := s.judge.Judge(ctx, fromChange(c))
+	change, err := fromChange(c)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.judge.Judge(ctx, change)
 	return toVerdict(v), encodeError(err)
 }
 
@@ -177,16 +185,24 @@ func (s *sinkServer) Get(ctx context.Context, r *pluginpb.GetRequest) (*pluginpb
 	return &pluginpb.GetReply{Body: body, Object: toObject(o)}, encodeError(err)
 }
 
+// objectsAtOnce are sent in one message: a message each takes longer than the storage's own list.
+const objectsAtOnce = 500
+
 func (s *sinkServer) List(r *pluginpb.ListRequest, stream pluginpb.Sink_ListServer) error {
+	some := &pluginpb.Objects{}
 	for o, err := range s.sink.List(stream.Context(), fromTarget(r.GetTarget()), r.GetPrefix()) {
 		if err != nil {
 			return encodeError(err)
 		}
-		if err := stream.Send(toObject(o)); err != nil {
+		if some.Objects = append(some.Objects, toObject(o)); len(some.Objects) < objectsAtOnce {
+			continue
+		}
+		if err := stream.Send(some); err != nil {
 			return err
 		}
+		some = &pluginpb.Objects{}
 	}
-	return nil
+	return stream.Send(some)
 }
 
 func (s *sinkServer) Delete(ctx context.Context, r *pluginpb.DeleteRequest) (*pluginpb.DeleteReply, error) {

@@ -65,9 +65,18 @@ func (k *sinkClient) Get(ctx context.Context, t core.Target, key string) ([]byte
 func (k *sinkClient) List(ctx context.Context, t core.Target, prefix string) iter.Seq2[core.Object, error] {
 	return listing(ctx, k.c, "list "+prefix, func(ctx context.Context, conn *grpc.ClientConn) (func() (core.Object, error), error) {
 		stream, err := pluginpb.NewSinkClient(conn).List(ctx, &pluginpb.ListRequest{Target: toTarget(t), Prefix: prefix})
+		var some []*pluginpb.Object
 		return func() (core.Object, error) {
-			o, err := stream.Recv()
-			return fromObject(o), err
+			for len(some) == 0 {
+				said, err := stream.Recv()
+				if err != nil {
+					return core.Object{}, err
+				}
+				some = said.GetObjects()
+			}
+			o := some[0]
+			some = some[1:]
+			return fromObject(o), nil
 		}, err
 	}, func(o core.Object) string { return o.Key })
 }

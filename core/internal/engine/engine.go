@@ -121,16 +121,17 @@ type Run struct {
 	ID string
 	Deps
 
-	ctx     context.Context // the run's own; ends when somebody gives it up
-	journal *journal.Journal
-	mu      sync.Mutex // guards state
-	state   *State
-	resumed bool
-	dry     bool
-	locked  bool     // the chain is
-	unlocks []func() // paid in reverse by release
-	told    map[string]bool
-	away    error // why a node that is captured got no further, where that is nobody's verdict: a machine that was not reached
+	ctx      context.Context // the run's own; ends when somebody gives it up
+	journal  *journal.Journal
+	mu       sync.Mutex // guards state
+	state    *State
+	resumed  bool
+	dry      bool
+	locked   bool     // the chain is
+	unlocks  []func() // paid in reverse by release
+	told     map[string]bool
+	readings readings
+	away     error // why a node that is captured got no further, where that is nobody's verdict: a machine that was not reached
 }
 
 // New begins a run: its journal is made and says what was asked for.

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/snapfw/snapfw/core"
 	"github.com/snapfw/snapfw/core/internal/manifest"
@@ -46,35 +47,6 @@ func objectsKey(n *Node) string {
 
 func keyOf(n *Node, name string) string { return path.Join(n.Plan.Publish.Prefix, name) }
 
-// catalog is the chain's own list.
-func (r *Run) catalog() (core.Catalog, error) {
-	c, ok := r.Chain.(core.Catalog)
-	if !ok {
-		return nil, fmt.Errorf("driver %s replaces keys in place and has no catalog: %w", r.Driver, core.ErrUnsupported)
-	}
-	return c, nil
-}
-
-// render makes the list of entries, and reads it back: what is judged is what is published.
-func (r *Run) render(ctx context.Context, entries []core.Entry) ([]byte, []core.Entry, error) {
-	c, err := r.catalog()
-	if err != nil {
-		return nil, nil, err
-	}
-	body, err := c.Render(ctx, entries)
-	if err != nil {
-		return nil, nil, fmt.Errorf("render the list: %w", err)
-	}
-	named, err := c.Parse(ctx, body)
-	if err == nil && len(named) == 0 {
-		err = errors.New("it names nothing, and such a list makes nodes fail")
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("the rendered list: %w", err)
-	}
-	return body, named, nil
-}
-
 // published reads the list that the bucket holds now; nil if there is none.
 func (r *Run) published(ctx context.Context, n *Node) (body []byte, named []core.Entry, o core.Object, err error) {
 	s := r.lists()
@@ -82,11 +54,7 @@ func (r *Run) published(ctx context.Context, n *Node) (body []byte, named []core
 	if err != nil || body == nil {
 		return nil, nil, o, err
 	}
-	c, err := r.catalog()
-	if err != nil {
-		return nil, nil, o, err
-	}
-	if named, err = c.Parse(ctx, body); err != nil {
+	if named, err = r.parse(ctx, body); err != nil {
 		return nil, nil, o, fmt.Errorf("the published list %s: %w; put it right before you publish another", n.Plan.Publish.Pointer, err)
 	}
 	return body, named, o, nil
@@ -98,7 +66,8 @@ func (r *Run) remembered(ctx context.Context, n *Node) (manifest.Objects, error)
 	if err != nil {
 		return manifest.Objects{}, err
 	}
-	o, err := manifest.ParseObjects(body)
+	o, err := reading(&r.readings, "objects", body, func() (manifest.Objects, error) { return manifest.ParseObjects(body) })
+	o.Objects = maps.Clone(o.Objects) // it is changed and put back
 	if err != nil {
 		err = r.note(n.Name, "%s is forgotten, so unknown objects are sent again: %v", objectsKey(n), err)
 	}
@@ -132,22 +101,24 @@ func (r *Run) list(ctx context.Context, prefix string, want func(string) bool) (
 	return all, err
 }
 
+// held is what the bucket holds: as earlier releases remember it, and as it is listed now. A list is long in coming.
+func (r *Run) held(ctx context.Context, n *Node) (known manifest.Objects, there map[string]core.Object, err error) {
+	var listErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { there, listErr = r.listed(ctx, n) })
+	known, err = r.remembered(ctx, n)
+	wg.Wait()
+	return known, there, errors.Join(err, listErr)
+}
+
 // choose finds what differs from what the bucket holds: by sum, never by size alone. What replaces a key
 // that exists or is published is parked. The choice is kept in the bucket, so that a run that is carried
 // on sends what it began to send.
-func (r *Run) choose(ctx context.Context, n *Node, entries []core.Entry) ([]core.Upload, error) {
+func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, error) {
 	if n.Chosen != nil {
 		return r.staged(ctx, n, stagedSent)
 	}
-	list, _, err := r.render(ctx, entries)
-	if err != nil {
-		return nil, err
-	}
-	known, err := r.remembered(ctx, n)
-	if err != nil {
-		return nil, err
-	}
-	there, err := r.listed(ctx, n)
+	known, there, err := r.held(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +131,7 @@ func (r *Run) choose(ctx context.Context, n *Node, entries []core.Entry) ([]core
 		names[keyOf(n, e.Name)] = true
 	}
 	all, some := []core.Upload{}, []core.Upload{}
-	for _, e := range entries {
+	for _, e := range p.entries {
 		all = append(all, core.Upload{Entry: e})
 		key := keyOf(n, e.Name)
 		o, exists := there[key]
@@ -169,12 +140,14 @@ func (r *Run) choose(ctx context.Context, n *Node, entries []core.Entry) ([]core
 		}
 	}
 	c := Chosen{Sums: map[string]string{}}
-	for name, body := range map[string][]byte{stagedList: list, stagedAll: lines(all), stagedSent: lines(some)} {
+	for name, body := range map[string][]byte{stagedList: p.list, stagedAll: lines(all), stagedSent: lines(some)} {
 		c.Sums[name] = manifest.SHA256(body)
 		if err := r.put(ctx, r.stage()+"/"+name, body); err != nil {
 			return nil, err
 		}
 	}
+	r.readings.keep("uploads", c.Sums[stagedAll], all)
+	r.readings.keep("uploads", c.Sums[stagedSent], some)
 	for _, u := range some {
 		if c.Files++; u.Replace {
 			c.Replaced++
@@ -216,41 +189,42 @@ func (r *Run) staged(ctx context.Context, n *Node, name string) ([]core.Upload, 
 	if err != nil {
 		return nil, err
 	}
-	var all []core.Upload
-	for d := json.NewDecoder(bytes.NewReader(body)); d.More(); {
-		var u core.Upload
-		if err := d.Decode(&u); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+	return reading(&r.readings, "uploads", body, func() (all []core.Upload, err error) {
+		for d := json.NewDecoder(bytes.NewReader(body)); d.More(); {
+			var u core.Upload
+			if err := d.Decode(&u); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			all = append(all, u)
 		}
-		all = append(all, u)
-	}
-	return all, nil
+		return all, nil
+	})
 }
 
 // sendChanges sends what is new to its key and parks what replaces a key.
 func (r *Run) sendChanges(ctx context.Context, n *Node) error {
-	m, err := r.machine(ctx, n)
+	p, err := r.proposed(ctx, n)
 	if err != nil {
 		return err
 	}
-	entries, err := r.entries(ctx, m, n)
-	if err != nil {
-		return err
-	}
-	some, err := r.choose(ctx, n, entries)
+	some, err := r.choose(ctx, n, p)
 	if err != nil {
 		return err
 	}
 	began := r.Clock.Now()
 	var sent *core.Sent
 	if len(some) > 0 {
+		m, err := r.machine(ctx, n)
+		if err != nil {
+			return err
+		}
 		s := shipment{what: "entries", dir: n.Plan.Data, prefix: n.Plan.Publish.Prefix, stage: r.stage(), uploads: some}
 		if sent, err = r.send(ctx, m, n, s); err != nil {
 			return err
 		}
 	}
 	return r.fact(factUploaded, n.Name, "", Uploaded{
-		Prefix: n.Plan.Publish.Prefix, Pointer: n.Plan.Publish.Pointer, Files: len(entries), Bytes: n.Bytes,
+		Prefix: n.Plan.Publish.Prefix, Pointer: n.Plan.Publish.Pointer, Files: len(p.entries), Bytes: n.Bytes,
 		NewFiles: len(some), NewBytes: n.Chosen.Bytes, Sent: sent, Took: r.Clock.Now().Sub(began),
 	})
 }

@@ -32,19 +32,11 @@ func (r *Run) judge(ctx context.Context, n *Node) error {
 	if !r.publishes() || !n.inPlace() || n.Judged != nil {
 		return nil
 	}
-	m, err := r.machine(ctx, n)
+	p, err := r.proposed(ctx, n)
 	if err != nil {
 		return err
 	}
-	entries, err := r.entries(ctx, m, n)
-	if err != nil {
-		return err
-	}
-	list, named, err := r.render(ctx, entries)
-	if err != nil {
-		return err
-	}
-	return r.verdict(ctx, n, manifest.SHA256(list), named)
+	return r.verdict(ctx, n, p.list, p.named)
 }
 
 // judgeAgain compares what the review let through with what is published by then.
@@ -56,18 +48,14 @@ func (r *Run) judgeAgain(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	c, err := r.catalog()
+	named, err := r.parse(ctx, body)
 	if err != nil {
 		return err
 	}
-	named, err := c.Parse(ctx, body)
-	if err != nil {
-		return err
-	}
-	return r.verdict(ctx, n, n.Chosen.Sums[stagedList], named)
+	return r.verdict(ctx, n, body, named)
 }
 
-func (r *Run) verdict(ctx context.Context, n *Node, sum string, proposed []core.Entry) error {
+func (r *Run) verdict(ctx context.Context, n *Node, list []byte, proposed []core.Entry) error {
 	judge, ok := r.Chain.(core.Judge)
 	if !ok {
 		return fmt.Errorf("driver %s replaces keys in place and has no judge: %w", r.Driver, core.ErrUnsupported)
@@ -76,6 +64,9 @@ func (r *Run) verdict(ctx context.Context, n *Node, sum string, proposed []core.
 	bucket, named, _, err := r.published(ctx, n)
 	if err != nil {
 		return err
+	}
+	if n.Reviewed != nil && bytes.Equal(bucket, list) {
+		return nil // it was judged, and nothing is published otherwise by it
 	}
 	if bucket != nil {
 		change.Published["bucket"] = named
@@ -90,7 +81,7 @@ func (r *Run) verdict(ctx context.Context, n *Node, sum string, proposed []core.
 	if err != nil {
 		return fmt.Errorf("judge: %w", err)
 	}
-	j := Judged{Safe: v.Safe, Counts: map[string]int{}, Report: clip(v.Report, maxReport), List: sum}
+	j := Judged{Safe: v.Safe, Counts: map[string]int{}, Report: clip(v.Report, maxReport), List: manifest.SHA256(list)}
 	for _, f := range v.Findings {
 		j.Counts[f.Class]++
 		switch {
@@ -146,11 +137,7 @@ func (r *Run) addReviewed(ctx context.Context, n *Node, bucket []byte, change *c
 			return err
 		}
 	}
-	c, err := r.catalog()
-	if err != nil {
-		return err
-	}
-	if change.Published["review"], err = c.Parse(ctx, body); err != nil {
+	if change.Published["review"], err = r.parse(ctx, body); err != nil {
 		return fmt.Errorf("the list under review: %w", err)
 	}
 	return nil

@@ -39,6 +39,9 @@ func (r *Run) seal(ctx context.Context, n *Node) error {
 		for _, e := range entries {
 			d.Bytes += e.Size
 		}
+		if n.inPlace() {
+			n.proposal = &proposal{entries: entries}
+		}
 	}
 	return r.fact(factSealed, n.Name, "", d)
 }

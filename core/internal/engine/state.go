@@ -148,6 +148,7 @@ type State struct {
 type Node struct {
 	core.Node
 	there      map[string]core.Object // what the bucket held when it was listed last, by this process; no fact tells it
+	proposal   *proposal              // read and rendered by this process
 	Before     *core.Status
 	Plan       *core.Plan
 	Plans      int

@@ -1645,76 +1645,20 @@ func (x *Layout) GetInPlace() bool {
 	return false
 }
 
-type Entry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	Sums          map[string]string      `protobuf:"bytes,3,rep,name=sums,proto3" json:"sums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Entry) Reset() {
-	*x = Entry{}
-	mi := &file_plugin_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Entry) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Entry) ProtoMessage() {}
-
-func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
-func (*Entry) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *Entry) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Entry) GetSize() int64 {
-	if x != nil {
-		return x.Size
-	}
-	return 0
-}
-
-func (x *Entry) GetSums() map[string]string {
-	if x != nil {
-		return x.Sums
-	}
-	return nil
-}
-
+// Entries are columns, since there are tens of thousands: the entry of names[i] has sizes[i] bytes, and by each
+// algorithm the sum values[i], where "" is none.
 type Entries struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Sizes         []int64                `protobuf:"varint,2,rep,packed,name=sizes,proto3" json:"sizes,omitempty"`
+	Sums          map[string]*Column     `protobuf:"bytes,3,rep,name=sums,proto3" json:"sums,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by algorithm
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Entries) Reset() {
 	*x = Entries{}
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1670,7 @@ func (x *Entries) String() string {
 func (*Entries) ProtoMessage() {}
 
 func (x *Entries) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[23]
+	mi := &file_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,12 +1683,70 @@ func (x *Entries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entries.ProtoReflect.Descriptor instead.
 func (*Entries) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Entries) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Entries) GetSizes() []int64 {
+	if x != nil {
+		return x.Sizes
+	}
+	return nil
+}
+
+func (x *Entries) GetSums() map[string]*Column {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+type Column struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Column) Reset() {
+	*x = Column{}
+	mi := &file_plugin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Column) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Column) ProtoMessage() {}
+
+func (x *Column) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Column.ProtoReflect.Descriptor instead.
+func (*Column) Descriptor() ([]byte, []int) {
 	return file_plugin_proto_rawDescGZIP(), []int{23}
 }
 
-func (x *Entries) GetEntries() []*Entry {
+func (x *Column) GetValues() []string {
 	if x != nil {
-		return x.Entries
+		return x.Values
 	}
 	return nil
 }
@@ -1885,7 +1887,7 @@ type Change struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        []byte                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
 	Published     map[string]*Entries    `protobuf:"bytes,2,rep,name=published,proto3" json:"published,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Proposed      []*Entry               `protobuf:"bytes,3,rep,name=proposed,proto3" json:"proposed,omitempty"`
+	Proposed      *Entries               `protobuf:"bytes,3,opt,name=proposed,proto3" json:"proposed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1934,7 +1936,7 @@ func (x *Change) GetPublished() map[string]*Entries {
 	return nil
 }
 
-func (x *Change) GetProposed() []*Entry {
+func (x *Change) GetProposed() *Entries {
 	if x != nil {
 		return x.Proposed
 	}
@@ -2365,6 +2367,50 @@ func (x *Object) GetMeta() map[string]string {
 	return nil
 }
 
+type Objects struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Objects) Reset() {
+	*x = Objects{}
+	mi := &file_plugin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Objects) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Objects) ProtoMessage() {}
+
+func (x *Objects) ProtoReflect() protoreflect.Message {
+	mi := &file_plugin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Objects.ProtoReflect.Descriptor instead.
+func (*Objects) Descriptor() ([]byte, []int) {
+	return file_plugin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Objects) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
 type Condition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	IfNoneMatch   bool                   `protobuf:"varint,1,opt,name=if_none_match,json=ifNoneMatch,proto3" json:"if_none_match,omitempty"`
@@ -2375,7 +2421,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2433,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[34]
+	mi := &file_plugin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2446,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{34}
+	return file_plugin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Condition) GetIfNoneMatch() bool {
@@ -2429,7 +2475,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2487,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[35]
+	mi := &file_plugin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2500,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{35}
+	return file_plugin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutRequest) GetTarget() *Target {
@@ -2495,7 +2541,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2553,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[36]
+	mi := &file_plugin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2566,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{36}
+	return file_plugin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetRequest) GetTarget() *Target {
@@ -2547,7 +2593,7 @@ type GetReply struct {
 
 func (x *GetReply) Reset() {
 	*x = GetReply{}
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2605,7 @@ func (x *GetReply) String() string {
 func (*GetReply) ProtoMessage() {}
 
 func (x *GetReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[37]
+	mi := &file_plugin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2618,7 @@ func (x *GetReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetReply.ProtoReflect.Descriptor instead.
 func (*GetReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{37}
+	return file_plugin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetReply) GetBody() []byte {
@@ -2599,7 +2645,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2657,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[38]
+	mi := &file_plugin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2670,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{38}
+	return file_plugin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListRequest) GetTarget() *Target {
@@ -2651,7 +2697,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +2709,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[39]
+	mi := &file_plugin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +2722,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{39}
+	return file_plugin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteRequest) GetTarget() *Target {
@@ -2701,7 +2747,7 @@ type DeleteReply struct {
 
 func (x *DeleteReply) Reset() {
 	*x = DeleteReply{}
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2759,7 @@ func (x *DeleteReply) String() string {
 func (*DeleteReply) ProtoMessage() {}
 
 func (x *DeleteReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[40]
+	mi := &file_plugin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2772,7 @@ func (x *DeleteReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteReply.ProtoReflect.Descriptor instead.
 func (*DeleteReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{40}
+	return file_plugin_proto_rawDescGZIP(), []int{41}
 }
 
 type Move struct {
@@ -2740,7 +2786,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2752,7 +2798,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[41]
+	mi := &file_plugin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2765,7 +2811,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{41}
+	return file_plugin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Move) GetFrom() string {
@@ -2799,7 +2845,7 @@ type CopyRequest struct {
 
 func (x *CopyRequest) Reset() {
 	*x = CopyRequest{}
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2857,7 @@ func (x *CopyRequest) String() string {
 func (*CopyRequest) ProtoMessage() {}
 
 func (x *CopyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[42]
+	mi := &file_plugin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2870,7 @@ func (x *CopyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyRequest.ProtoReflect.Descriptor instead.
 func (*CopyRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{42}
+	return file_plugin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CopyRequest) GetTarget() *Target {
@@ -2851,7 +2897,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2909,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[43]
+	mi := &file_plugin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2922,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{43}
+	return file_plugin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PurgeRequest) GetTarget() *Target {
@@ -2901,7 +2947,7 @@ type PurgeReply struct {
 
 func (x *PurgeReply) Reset() {
 	*x = PurgeReply{}
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2913,7 +2959,7 @@ func (x *PurgeReply) String() string {
 func (*PurgeReply) ProtoMessage() {}
 
 func (x *PurgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[44]
+	mi := &file_plugin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2926,7 +2972,7 @@ func (x *PurgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeReply.ProtoReflect.Descriptor instead.
 func (*PurgeReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{44}
+	return file_plugin_proto_rawDescGZIP(), []int{45}
 }
 
 type FrontRequest struct {
@@ -2938,7 +2984,7 @@ type FrontRequest struct {
 
 func (x *FrontRequest) Reset() {
 	*x = FrontRequest{}
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +2996,7 @@ func (x *FrontRequest) String() string {
 func (*FrontRequest) ProtoMessage() {}
 
 func (x *FrontRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[45]
+	mi := &file_plugin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3009,7 @@ func (x *FrontRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrontRequest.ProtoReflect.Descriptor instead.
 func (*FrontRequest) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{45}
+	return file_plugin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FrontRequest) GetTarget() *Target {
@@ -2984,7 +3030,7 @@ type FrontReply struct {
 
 func (x *FrontReply) Reset() {
 	*x = FrontReply{}
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3042,7 @@ func (x *FrontReply) String() string {
 func (*FrontReply) ProtoMessage() {}
 
 func (x *FrontReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugin_proto_msgTypes[46]
+	mi := &file_plugin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3055,7 @@ func (x *FrontReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrontReply.ProtoReflect.Descriptor instead.
 func (*FrontReply) Descriptor() ([]byte, []int) {
-	return file_plugin_proto_rawDescGZIP(), []int{46}
+	return file_plugin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *FrontReply) GetUrl() string {
@@ -3156,26 +3202,26 @@ const file_plugin_proto_rawDesc = "" +
 	"\x06Layout\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x18\n" +
 	"\apointer\x18\x02 \x01(\tR\apointer\x12\x19\n" +
-	"\bin_place\x18\x03 \x01(\bR\ainPlace\"\x9f\x01\n" +
-	"\x05Entry\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size\x125\n" +
-	"\x04sums\x18\x03 \x03(\v2!.snapfw.plugin.v1.Entry.SumsEntryR\x04sums\x1a7\n" +
+	"\bin_place\x18\x03 \x01(\bR\ainPlace\"\xc1\x01\n" +
+	"\aEntries\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x14\n" +
+	"\x05sizes\x18\x02 \x03(\x03R\x05sizes\x127\n" +
+	"\x04sums\x18\x03 \x03(\v2#.snapfw.plugin.v1.Entries.SumsEntryR\x04sums\x1aQ\n" +
 	"\tSumsEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"<\n" +
-	"\aEntries\x121\n" +
-	"\aentries\x18\x01 \x03(\v2\x17.snapfw.plugin.v1.EntryR\aentries\"\"\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12.\n" +
+	"\x05value\x18\x02 \x01(\v2\x18.snapfw.plugin.v1.ColumnR\x05value:\x028\x01\" \n" +
+	"\x06Column\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\"\"\n" +
 	"\fParseRequest\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\"\x1e\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\")\n" +
 	"\rImportRequest\x12\x18\n" +
-	"\aforeign\x18\x01 \x01(\fR\aforeign\"\xf5\x01\n" +
+	"\aforeign\x18\x01 \x01(\fR\aforeign\"\xf7\x01\n" +
 	"\x06Change\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\fR\x06config\x12E\n" +
-	"\tpublished\x18\x02 \x03(\v2'.snapfw.plugin.v1.Change.PublishedEntryR\tpublished\x123\n" +
-	"\bproposed\x18\x03 \x03(\v2\x17.snapfw.plugin.v1.EntryR\bproposed\x1aW\n" +
+	"\tpublished\x18\x02 \x03(\v2'.snapfw.plugin.v1.Change.PublishedEntryR\tpublished\x125\n" +
+	"\bproposed\x18\x03 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\bproposed\x1aW\n" +
 	"\x0ePublishedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
 	"\x05value\x18\x02 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\x05value:\x028\x01\"\x86\x01\n" +
@@ -3220,7 +3266,9 @@ const file_plugin_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a7\n" +
 	"\tMetaEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"J\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"=\n" +
+	"\aObjects\x122\n" +
+	"\aobjects\x18\x01 \x03(\v2\x18.snapfw.plugin.v1.ObjectR\aobjects\"J\n" +
 	"\tCondition\x12\"\n" +
 	"\rif_none_match\x18\x01 \x01(\bR\vifNoneMatch\x12\x19\n" +
 	"\bif_match\x18\x02 \x01(\tR\aifMatch\"\x9f\x01\n" +
@@ -3275,12 +3323,12 @@ const file_plugin_proto_rawDesc = "" +
 	"\x05Judge\x12<\n" +
 	"\x05Judge\x12\x18.snapfw.plugin.v1.Change\x1a\x19.snapfw.plugin.v1.Verdict2Q\n" +
 	"\bImporter\x12E\n" +
-	"\x06Import\x12\x1f.snapfw.plugin.v1.ImportRequest\x1a\x1a.snapfw.plugin.v1.Document2\xd6\x02\n" +
+	"\x06Import\x12\x1f.snapfw.plugin.v1.ImportRequest\x1a\x1a.snapfw.plugin.v1.Document2\xd7\x02\n" +
 	"\x04Sink\x12A\n" +
 	"\x06Upload\x12\x1c.snapfw.plugin.v1.UploadCall\x1a\x19.snapfw.plugin.v1.Command\x12=\n" +
 	"\x03Put\x12\x1c.snapfw.plugin.v1.PutRequest\x1a\x18.snapfw.plugin.v1.Object\x12?\n" +
-	"\x03Get\x12\x1c.snapfw.plugin.v1.GetRequest\x1a\x1a.snapfw.plugin.v1.GetReply\x12A\n" +
-	"\x04List\x12\x1d.snapfw.plugin.v1.ListRequest\x1a\x18.snapfw.plugin.v1.Object0\x01\x12H\n" +
+	"\x03Get\x12\x1c.snapfw.plugin.v1.GetRequest\x1a\x1a.snapfw.plugin.v1.GetReply\x12B\n" +
+	"\x04List\x12\x1d.snapfw.plugin.v1.ListRequest\x1a\x19.snapfw.plugin.v1.Objects0\x01\x12H\n" +
 	"\x06Delete\x12\x1f.snapfw.plugin.v1.DeleteRequest\x1a\x1d.snapfw.plugin.v1.DeleteReply2I\n" +
 	"\x06Copier\x12?\n" +
 	"\x04Copy\x12\x1d.snapfw.plugin.v1.CopyRequest\x1a\x16.snapfw.plugin.v1.Move0\x012O\n" +
@@ -3301,7 +3349,7 @@ func file_plugin_proto_rawDescGZIP() []byte {
 	return file_plugin_proto_rawDescData
 }
 
-var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_plugin_proto_goTypes = []any{
 	(*DescribeRequest)(nil),       // 0: snapfw.plugin.v1.DescribeRequest
 	(*Description)(nil),           // 1: snapfw.plugin.v1.Description
@@ -3325,8 +3373,8 @@ var file_plugin_proto_goTypes = []any{
 	(*Step)(nil),                  // 19: snapfw.plugin.v1.Step
 	(*Command)(nil),               // 20: snapfw.plugin.v1.Command
 	(*Layout)(nil),                // 21: snapfw.plugin.v1.Layout
-	(*Entry)(nil),                 // 22: snapfw.plugin.v1.Entry
-	(*Entries)(nil),               // 23: snapfw.plugin.v1.Entries
+	(*Entries)(nil),               // 22: snapfw.plugin.v1.Entries
+	(*Column)(nil),                // 23: snapfw.plugin.v1.Column
 	(*ParseRequest)(nil),          // 24: snapfw.plugin.v1.ParseRequest
 	(*Document)(nil),              // 25: snapfw.plugin.v1.Document
 	(*ImportRequest)(nil),         // 26: snapfw.plugin.v1.ImportRequest
@@ -3337,28 +3385,29 @@ var file_plugin_proto_goTypes = []any{
 	(*UploadCall)(nil),            // 31: snapfw.plugin.v1.UploadCall
 	(*UploadRequest)(nil),         // 32: snapfw.plugin.v1.UploadRequest
 	(*Object)(nil),                // 33: snapfw.plugin.v1.Object
-	(*Condition)(nil),             // 34: snapfw.plugin.v1.Condition
-	(*PutRequest)(nil),            // 35: snapfw.plugin.v1.PutRequest
-	(*GetRequest)(nil),            // 36: snapfw.plugin.v1.GetRequest
-	(*GetReply)(nil),              // 37: snapfw.plugin.v1.GetReply
-	(*ListRequest)(nil),           // 38: snapfw.plugin.v1.ListRequest
-	(*DeleteRequest)(nil),         // 39: snapfw.plugin.v1.DeleteRequest
-	(*DeleteReply)(nil),           // 40: snapfw.plugin.v1.DeleteReply
-	(*Move)(nil),                  // 41: snapfw.plugin.v1.Move
-	(*CopyRequest)(nil),           // 42: snapfw.plugin.v1.CopyRequest
-	(*PurgeRequest)(nil),          // 43: snapfw.plugin.v1.PurgeRequest
-	(*PurgeReply)(nil),            // 44: snapfw.plugin.v1.PurgeReply
-	(*FrontRequest)(nil),          // 45: snapfw.plugin.v1.FrontRequest
-	(*FrontReply)(nil),            // 46: snapfw.plugin.v1.FrontReply
-	nil,                           // 47: snapfw.plugin.v1.Intent.ArgsEntry
-	nil,                           // 48: snapfw.plugin.v1.Command.EnvEntry
-	nil,                           // 49: snapfw.plugin.v1.Entry.SumsEntry
-	nil,                           // 50: snapfw.plugin.v1.Change.PublishedEntry
-	nil,                           // 51: snapfw.plugin.v1.Target.SecretsEntry
-	nil,                           // 52: snapfw.plugin.v1.Object.SumsEntry
-	nil,                           // 53: snapfw.plugin.v1.Object.MetaEntry
-	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*Objects)(nil),               // 34: snapfw.plugin.v1.Objects
+	(*Condition)(nil),             // 35: snapfw.plugin.v1.Condition
+	(*PutRequest)(nil),            // 36: snapfw.plugin.v1.PutRequest
+	(*GetRequest)(nil),            // 37: snapfw.plugin.v1.GetRequest
+	(*GetReply)(nil),              // 38: snapfw.plugin.v1.GetReply
+	(*ListRequest)(nil),           // 39: snapfw.plugin.v1.ListRequest
+	(*DeleteRequest)(nil),         // 40: snapfw.plugin.v1.DeleteRequest
+	(*DeleteReply)(nil),           // 41: snapfw.plugin.v1.DeleteReply
+	(*Move)(nil),                  // 42: snapfw.plugin.v1.Move
+	(*CopyRequest)(nil),           // 43: snapfw.plugin.v1.CopyRequest
+	(*PurgeRequest)(nil),          // 44: snapfw.plugin.v1.PurgeRequest
+	(*PurgeReply)(nil),            // 45: snapfw.plugin.v1.PurgeReply
+	(*FrontRequest)(nil),          // 46: snapfw.plugin.v1.FrontRequest
+	(*FrontReply)(nil),            // 47: snapfw.plugin.v1.FrontReply
+	nil,                           // 48: snapfw.plugin.v1.Intent.ArgsEntry
+	nil,                           // 49: snapfw.plugin.v1.Command.EnvEntry
+	nil,                           // 50: snapfw.plugin.v1.Entries.SumsEntry
+	nil,                           // 51: snapfw.plugin.v1.Change.PublishedEntry
+	nil,                           // 52: snapfw.plugin.v1.Target.SecretsEntry
+	nil,                           // 53: snapfw.plugin.v1.Object.SumsEntry
+	nil,                           // 54: snapfw.plugin.v1.Object.MetaEntry
+	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 56: google.protobuf.Timestamp
 }
 var file_plugin_proto_depIdxs = []int32{
 	2,  // 0: snapfw.plugin.v1.Description.intents:type_name -> snapfw.plugin.v1.IntentInfo
@@ -3375,82 +3424,83 @@ var file_plugin_proto_depIdxs = []int32{
 	17, // 11: snapfw.plugin.v1.PlanOpen.intent:type_name -> snapfw.plugin.v1.Intent
 	13, // 12: snapfw.plugin.v1.PlanReply.ask:type_name -> snapfw.plugin.v1.Ask
 	18, // 13: snapfw.plugin.v1.PlanReply.answer:type_name -> snapfw.plugin.v1.PlanDocument
-	54, // 14: snapfw.plugin.v1.Ask.timeout:type_name -> google.protobuf.Duration
-	55, // 15: snapfw.plugin.v1.Status.head_time:type_name -> google.protobuf.Timestamp
+	55, // 14: snapfw.plugin.v1.Ask.timeout:type_name -> google.protobuf.Duration
+	56, // 15: snapfw.plugin.v1.Status.head_time:type_name -> google.protobuf.Timestamp
 	16, // 16: snapfw.plugin.v1.Status.checks:type_name -> snapfw.plugin.v1.Check
-	47, // 17: snapfw.plugin.v1.Intent.args:type_name -> snapfw.plugin.v1.Intent.ArgsEntry
+	48, // 17: snapfw.plugin.v1.Intent.args:type_name -> snapfw.plugin.v1.Intent.ArgsEntry
 	19, // 18: snapfw.plugin.v1.PlanDocument.prepare:type_name -> snapfw.plugin.v1.Step
 	19, // 19: snapfw.plugin.v1.PlanDocument.freeze:type_name -> snapfw.plugin.v1.Step
 	19, // 20: snapfw.plugin.v1.PlanDocument.capture:type_name -> snapfw.plugin.v1.Step
 	19, // 21: snapfw.plugin.v1.PlanDocument.seal:type_name -> snapfw.plugin.v1.Step
 	19, // 22: snapfw.plugin.v1.PlanDocument.prove:type_name -> snapfw.plugin.v1.Step
 	21, // 23: snapfw.plugin.v1.PlanDocument.publish:type_name -> snapfw.plugin.v1.Layout
-	54, // 24: snapfw.plugin.v1.PlanDocument.max_down:type_name -> google.protobuf.Duration
-	54, // 25: snapfw.plugin.v1.PlanDocument.settle:type_name -> google.protobuf.Duration
+	55, // 24: snapfw.plugin.v1.PlanDocument.max_down:type_name -> google.protobuf.Duration
+	55, // 25: snapfw.plugin.v1.PlanDocument.settle:type_name -> google.protobuf.Duration
 	20, // 26: snapfw.plugin.v1.Step.do:type_name -> snapfw.plugin.v1.Command
 	20, // 27: snapfw.plugin.v1.Step.undo:type_name -> snapfw.plugin.v1.Command
-	48, // 28: snapfw.plugin.v1.Command.env:type_name -> snapfw.plugin.v1.Command.EnvEntry
-	54, // 29: snapfw.plugin.v1.Command.timeout:type_name -> google.protobuf.Duration
-	54, // 30: snapfw.plugin.v1.Command.grace:type_name -> google.protobuf.Duration
-	49, // 31: snapfw.plugin.v1.Entry.sums:type_name -> snapfw.plugin.v1.Entry.SumsEntry
-	22, // 32: snapfw.plugin.v1.Entries.entries:type_name -> snapfw.plugin.v1.Entry
-	50, // 33: snapfw.plugin.v1.Change.published:type_name -> snapfw.plugin.v1.Change.PublishedEntry
-	22, // 34: snapfw.plugin.v1.Change.proposed:type_name -> snapfw.plugin.v1.Entry
-	29, // 35: snapfw.plugin.v1.Verdict.findings:type_name -> snapfw.plugin.v1.Finding
-	51, // 36: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
-	30, // 37: snapfw.plugin.v1.UploadCall.target:type_name -> snapfw.plugin.v1.Target
-	32, // 38: snapfw.plugin.v1.UploadCall.request:type_name -> snapfw.plugin.v1.UploadRequest
-	55, // 39: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
-	52, // 40: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
-	53, // 41: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
+	49, // 28: snapfw.plugin.v1.Command.env:type_name -> snapfw.plugin.v1.Command.EnvEntry
+	55, // 29: snapfw.plugin.v1.Command.timeout:type_name -> google.protobuf.Duration
+	55, // 30: snapfw.plugin.v1.Command.grace:type_name -> google.protobuf.Duration
+	50, // 31: snapfw.plugin.v1.Entries.sums:type_name -> snapfw.plugin.v1.Entries.SumsEntry
+	51, // 32: snapfw.plugin.v1.Change.published:type_name -> snapfw.plugin.v1.Change.PublishedEntry
+	22, // 33: snapfw.plugin.v1.Change.proposed:type_name -> snapfw.plugin.v1.Entries
+	29, // 34: snapfw.plugin.v1.Verdict.findings:type_name -> snapfw.plugin.v1.Finding
+	52, // 35: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
+	30, // 36: snapfw.plugin.v1.UploadCall.target:type_name -> snapfw.plugin.v1.Target
+	32, // 37: snapfw.plugin.v1.UploadCall.request:type_name -> snapfw.plugin.v1.UploadRequest
+	56, // 38: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
+	53, // 39: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
+	54, // 40: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
+	33, // 41: snapfw.plugin.v1.Objects.objects:type_name -> snapfw.plugin.v1.Object
 	30, // 42: snapfw.plugin.v1.PutRequest.target:type_name -> snapfw.plugin.v1.Target
-	34, // 43: snapfw.plugin.v1.PutRequest.condition:type_name -> snapfw.plugin.v1.Condition
+	35, // 43: snapfw.plugin.v1.PutRequest.condition:type_name -> snapfw.plugin.v1.Condition
 	30, // 44: snapfw.plugin.v1.GetRequest.target:type_name -> snapfw.plugin.v1.Target
 	33, // 45: snapfw.plugin.v1.GetReply.object:type_name -> snapfw.plugin.v1.Object
 	30, // 46: snapfw.plugin.v1.ListRequest.target:type_name -> snapfw.plugin.v1.Target
 	30, // 47: snapfw.plugin.v1.DeleteRequest.target:type_name -> snapfw.plugin.v1.Target
 	30, // 48: snapfw.plugin.v1.CopyRequest.target:type_name -> snapfw.plugin.v1.Target
-	41, // 49: snapfw.plugin.v1.CopyRequest.moves:type_name -> snapfw.plugin.v1.Move
+	42, // 49: snapfw.plugin.v1.CopyRequest.moves:type_name -> snapfw.plugin.v1.Move
 	30, // 50: snapfw.plugin.v1.PurgeRequest.target:type_name -> snapfw.plugin.v1.Target
 	30, // 51: snapfw.plugin.v1.FrontRequest.target:type_name -> snapfw.plugin.v1.Target
-	23, // 52: snapfw.plugin.v1.Change.PublishedEntry.value:type_name -> snapfw.plugin.v1.Entries
-	0,  // 53: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
-	4,  // 54: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
-	7,  // 55: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
-	10, // 56: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
-	24, // 57: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
-	23, // 58: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
-	27, // 59: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
-	26, // 60: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
-	31, // 61: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
-	35, // 62: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
-	36, // 63: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
-	38, // 64: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
-	39, // 65: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
-	42, // 66: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
-	43, // 67: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
-	45, // 68: snapfw.plugin.v1.Fronted.Front:input_type -> snapfw.plugin.v1.FrontRequest
-	1,  // 69: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
-	5,  // 70: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
-	9,  // 71: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
-	12, // 72: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
-	23, // 73: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
-	25, // 74: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
-	28, // 75: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
-	25, // 76: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
-	20, // 77: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
-	33, // 78: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
-	37, // 79: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
-	33, // 80: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Object
-	40, // 81: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
-	41, // 82: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
-	44, // 83: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
-	46, // 84: snapfw.plugin.v1.Fronted.Front:output_type -> snapfw.plugin.v1.FrontReply
-	69, // [69:85] is the sub-list for method output_type
-	53, // [53:69] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	23, // 52: snapfw.plugin.v1.Entries.SumsEntry.value:type_name -> snapfw.plugin.v1.Column
+	22, // 53: snapfw.plugin.v1.Change.PublishedEntry.value:type_name -> snapfw.plugin.v1.Entries
+	0,  // 54: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
+	4,  // 55: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
+	7,  // 56: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
+	10, // 57: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
+	24, // 58: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
+	22, // 59: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
+	27, // 60: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
+	26, // 61: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
+	31, // 62: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
+	36, // 63: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
+	37, // 64: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
+	39, // 65: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
+	40, // 66: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
+	43, // 67: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
+	44, // 68: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
+	46, // 69: snapfw.plugin.v1.Fronted.Front:input_type -> snapfw.plugin.v1.FrontRequest
+	1,  // 70: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
+	5,  // 71: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
+	9,  // 72: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
+	12, // 73: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
+	22, // 74: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
+	25, // 75: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
+	28, // 76: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
+	25, // 77: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
+	20, // 78: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
+	33, // 79: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
+	38, // 80: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
+	34, // 81: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Objects
+	41, // 82: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
+	42, // 83: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
+	45, // 84: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
+	47, // 85: snapfw.plugin.v1.Fronted.Front:output_type -> snapfw.plugin.v1.FrontReply
+	70, // [70:86] is the sub-list for method output_type
+	54, // [54:70] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }
@@ -3480,7 +3530,7 @@ func file_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugin_proto_rawDesc), len(file_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   9,
 		},

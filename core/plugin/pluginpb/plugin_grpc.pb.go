@@ -721,7 +721,7 @@ type SinkClient interface {
 	Upload(ctx context.Context, in *UploadCall, opts ...grpc.CallOption) (*Command, error)
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*Object, error)
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetReply, error)
-	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Object], error)
+	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Objects], error)
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteReply, error)
 }
 
@@ -763,13 +763,13 @@ func (c *sinkClient) Get(ctx context.Context, in *GetRequest, opts ...grpc.CallO
 	return out, nil
 }
 
-func (c *sinkClient) List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Object], error) {
+func (c *sinkClient) List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Objects], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Sink_ServiceDesc.Streams[0], Sink_List_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[ListRequest, Object]{ClientStream: stream}
+	x := &grpc.GenericClientStream[ListRequest, Objects]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -780,7 +780,7 @@ func (c *sinkClient) List(ctx context.Context, in *ListRequest, opts ...grpc.Cal
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Sink_ListClient = grpc.ServerStreamingClient[Object]
+type Sink_ListClient = grpc.ServerStreamingClient[Objects]
 
 func (c *sinkClient) Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -801,7 +801,7 @@ type SinkServer interface {
 	Upload(context.Context, *UploadCall) (*Command, error)
 	Put(context.Context, *PutRequest) (*Object, error)
 	Get(context.Context, *GetRequest) (*GetReply, error)
-	List(*ListRequest, grpc.ServerStreamingServer[Object]) error
+	List(*ListRequest, grpc.ServerStreamingServer[Objects]) error
 	Delete(context.Context, *DeleteRequest) (*DeleteReply, error)
 	mustEmbedUnimplementedSinkServer()
 }
@@ -822,7 +822,7 @@ func (UnimplementedSinkServer) Put(context.Context, *PutRequest) (*Object, error
 func (UnimplementedSinkServer) Get(context.Context, *GetRequest) (*GetReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Get not implemented")
 }
-func (UnimplementedSinkServer) List(*ListRequest, grpc.ServerStreamingServer[Object]) error {
+func (UnimplementedSinkServer) List(*ListRequest, grpc.ServerStreamingServer[Objects]) error {
 	return status.Error(codes.Unimplemented, "method List not implemented")
 }
 func (UnimplementedSinkServer) Delete(context.Context, *DeleteRequest) (*DeleteReply, error) {
@@ -908,11 +908,11 @@ func _Sink_List_Handler(srv interface{}, stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(SinkServer).List(m, &grpc.GenericServerStream[ListRequest, Object]{ServerStream: stream})
+	return srv.(SinkServer).List(m, &grpc.GenericServerStream[ListRequest, Objects]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Sink_ListServer = grpc.ServerStreamingServer[Object]
+type Sink_ListServer = grpc.ServerStreamingServer[Objects]
 
 func _Sink_Delete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteRequest)
