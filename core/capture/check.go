@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -142,7 +141,8 @@ func (p *place) missing(s surveyed) int64 {
 // found is a regular file of the database.
 type found struct {
 	name string
-	id   ident
+	id   Ident
+	ours bool // the caller's own, and he may read it: then he may link it, too
 }
 
 // surveyed is what lies in a database's directory.
@@ -155,51 +155,30 @@ type surveyed struct {
 // folder that matches one of the patterns is refused.
 func survey(from string, never []string) (surveyed, error) {
 	var s surveyed
-	// The root may be a link, which WalkDir would not follow.
-	err := filepath.WalkDir(from+"/.", func(file string, d fs.DirEntry, err error) error {
-		rel, rerr := filepath.Rel(from, file)
-		if rerr != nil {
-			return rerr
-		}
+	err := Walk(from, func(name string, st *unix.Stat_t, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil {
 			// Every file system's own folder, if the database has a disk for itself.
-			if d != nil && d.IsDir() && rel == "lost+found" {
+			if name == "lost+found" {
 				return nil
 			}
-			return refusef("%v: what lies there can't be checked", err)
+			return refusef("%s: %v: what lies there can't be checked", path.Join(from, name), err)
 		}
 		for _, pattern := range never {
-			if ok, _ := path.Match(pattern, d.Name()); ok && rel != "." {
-				return refusef("%s must not leave this machine (it matches %q): move it out of the database's directory", file, pattern)
+			if ok, _ := path.Match(pattern, path.Base(name)); ok {
+				return refusef("%s must not leave this machine (it matches %q): move it out of the database's directory", path.Join(from, name), pattern)
 			}
 		}
-		return s.add(filepath.ToSlash(rel), d)
+		if st.Mode&unix.S_IFMT == unix.S_IFREG {
+			ours := int(st.Uid) == os.Geteuid() && st.Mode&unix.S_IRUSR != 0
+			s.files = append(s.files, found{name: name, id: IdentOf(st), ours: ours})
+			s.bytes += st.Size
+		}
+		return nil
 	})
 	return s, err
-}
-
-func (s *surveyed) add(name string, d fs.DirEntry) error {
-	if !d.Type().IsRegular() {
-		return nil
-	}
-	info, err := d.Info()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	st := info.Sys()
-	id, ok := sysIdent(st)
-	if !ok {
-		return fmt.Errorf("stat %s: no inode known", name)
-	}
-	s.files = append(s.files, found{name: name, id: id})
-	s.bytes += id.Size
-	return nil
 }
 
 // owned refuses a database with a file that the caller may not capture. A link of it would be
@@ -214,6 +193,9 @@ func (s surveyed) owned(from string, method Method) error {
 	}
 	defer src.close()
 	for _, f := range s.files {
+		if f.ours {
+			continue
+		}
 		st, err := src.stat(f.name)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errIrregular) || errors.Is(err, unix.ENOTDIR) {
 			continue // the node changed it meanwhile

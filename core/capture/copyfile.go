@@ -24,16 +24,16 @@ type copier struct {
 const copyChunk = 4 << 20
 
 // file makes dst/name a file of its own with src/name's bytes and permissions.
-func (c *copier) file(ctx context.Context, name string) (record, error) {
+func (c *copier) file(ctx context.Context, name string) (Record, error) {
 	sfd, before, err := c.src.open(name)
 	if err != nil {
-		return record{}, err
+		return Record{}, err
 	}
 	in := os.NewFile(uintptr(sfd), name)
 	defer in.Close()
 	dfd, err := c.dst.create(name, before.Mode&0o777)
 	if err != nil {
-		return record{}, err
+		return Record{}, err
 	}
 	out := os.NewFile(uintptr(dfd), name)
 	defer out.Close()
@@ -43,18 +43,18 @@ func (c *copier) file(ctx context.Context, name string) (record, error) {
 		cached = LookResident(in, 0, before.Size)
 	}
 	if err := c.bytes(ctx, in, out, before.Size); err != nil {
-		return record{}, err
+		return Record{}, err
 	}
 	var after unix.Stat_t
 	if err := unix.Fstat(sfd, &after); err != nil {
-		return record{}, err
+		return Record{}, err
 	}
-	if identOf(&after) != identOf(&before) {
-		return record{}, errMoved
+	if IdentOf(&after) != IdentOf(&before) {
+		return Record{}, errMoved
 	}
 	if c.gentle {
 		if err := unix.Fdatasync(dfd); err != nil {
-			return record{}, fmt.Errorf("sync: %w", err)
+			return Record{}, fmt.Errorf("sync: %w", err)
 		}
 		cached.GiveBack(in)
 		unix.Fadvise(dfd, 0, 0, unix.FADV_DONTNEED) // our own file: nobody misses it
@@ -63,10 +63,10 @@ func (c *copier) file(ctx context.Context, name string) (record, error) {
 	// could pass for it, and for its sum.
 	var own unix.Stat_t
 	if err := unix.Fstat(dfd, &own); err != nil {
-		return record{}, err
+		return Record{}, err
 	}
-	id := identOf(&own)
-	return record{Name: name, How: copied, Src: identOf(&before), Own: &id}, nil
+	id := IdentOf(&own)
+	return Record{Name: name, How: copied, Src: IdentOf(&before), Own: &id}, nil
 }
 
 func (c *copier) bytes(ctx context.Context, in, out *os.File, size int64) error {

@@ -82,3 +82,12 @@ func Read(to string) (Captured, error) {
 	}
 	return Captured{}, err
 }
+
+// Records reads how each file of the whole copy in a directory came to be there, as Read reads the rest.
+func Records(to string) ([]Record, error) {
+	c, err := Read(to)
+	if err != nil {
+		return nil, err
+	}
+	return c.records(filepath.Clean(to))
+}

@@ -93,10 +93,8 @@ func plainItem(line []byte) (Item, bool) {
 	} else {
 		return Item{}, false
 	}
-	for _, c := range name {
-		if c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return Item{}, false
-		}
+	if !Plain(name) {
+		return Item{}, false
 	}
 	item := Item{Name: string(name), Mode: mode}
 	return item, checkName(item.Name) == nil
@@ -162,7 +160,12 @@ func WriteList(file string, items []Item) error {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	for _, item := range items {
-		if err := enc.Encode(item); err != nil {
+		if item.Mode == ModeLink && Plain(item.Name) {
+			buf.Write(itemBegin)
+			buf.WriteString(item.Name)
+			buf.Write(linkEnd)
+			buf.WriteByte('\n')
+		} else if err := enc.Encode(item); err != nil {
 			return fmt.Errorf("live list: %w", err)
 		}
 	}

@@ -94,27 +94,27 @@ func linkFile(src *tree, from string, dst *tree, to string) (unix.Stat_t, error)
 }
 
 // cloneFile makes dst/to a file of its own that shares src/from's blocks.
-func cloneFile(src *tree, from string, dst *tree, to string) (record, error) {
+func cloneFile(src *tree, from string, dst *tree, to string) (Record, error) {
 	sfd, st, err := src.open(from)
 	if err != nil {
-		return record{}, err
+		return Record{}, err
 	}
 	defer unix.Close(sfd)
 	dfd, err := dst.create(to, st.Mode&0o777)
 	if err != nil {
-		return record{}, err
+		return Record{}, err
 	}
 	defer unix.Close(dfd)
 	if err := retry(func() error { return unix.IoctlFileClone(dfd, sfd) }); err != nil {
 		dst.remove(to)
-		return record{}, err
+		return Record{}, err
 	}
 	var own unix.Stat_t
 	if err := unix.Fstat(dfd, &own); err != nil {
-		return record{}, err
+		return Record{}, err
 	}
-	id := identOf(&own)
-	return record{Name: from, How: cloned, Src: identOf(&st), Own: &id}, nil
+	id := IdentOf(&own)
+	return Record{Name: from, How: cloned, Src: IdentOf(&st), Own: &id}, nil
 }
 
 // mayLink tells what fs.protected_hardlinks will say of a file. The kernel's rule: it is the

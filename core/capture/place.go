@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -141,19 +142,24 @@ func (p *place) settle() error {
 }
 
 // load reads what is known of the copy, or ErrNoCopy.
-func (p *place) load() (Captured, []record, error) {
+func (p *place) load() (Captured, []Record, error) {
 	c, err := p.captured()
 	if err != nil {
 		return Captured{}, nil, err
 	}
-	recs, err := readRecordsFile(p.path(c.List))
+	recs, err := c.records(p.dir)
+	return c, recs, err
+}
+
+func (c Captured) records(dir string) ([]Record, error) {
+	recs, err := readRecordsFile(filepath.Join(dir, c.List))
 	if err != nil {
-		return Captured{}, nil, fmt.Errorf("read what was captured: %w", err)
+		return nil, fmt.Errorf("read what was captured: %w", err)
 	}
 	if len(recs) != c.Files {
-		return Captured{}, nil, fmt.Errorf("%s names %d files and not %d; take the copy again", c.List, len(recs), c.Files)
+		return nil, fmt.Errorf("%s names %d files and not %d; take the copy again", c.List, len(recs), c.Files)
 	}
-	return c, recs, nil
+	return recs, nil
 }
 
 func (p *place) captured() (Captured, error) {
@@ -218,9 +224,40 @@ func (p *place) clean() error {
 		if !stale {
 			continue
 		}
-		if err := os.RemoveAll(p.path(name)); err != nil {
+		if err := removeTree(p.path(name)); err != nil {
 			return fmt.Errorf("remove leftovers: %w", err)
 		}
 	}
 	return nil
+}
+
+// foldersAtOnce bounds in how many folders names are made or removed at a time: more only wait for the file system's journal.
+const foldersAtOnce = 4
+
+// removeTree is os.RemoveAll, several folders at a time: to remove names of one waits for its lock.
+func removeTree(dir string) error {
+	fd, err := openFolder(unix.AT_FDCWD, dir, unix.O_NOFOLLOW)
+	if err != nil {
+		return os.RemoveAll(dir)
+	}
+	d := os.NewFile(uintptr(fd), dir)
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	shares := []func(){func() {
+		for _, e := range entries {
+			if !e.IsDir() {
+				unix.Unlinkat(fd, e.Name(), 0)
+			}
+		}
+	}}
+	for _, e := range entries {
+		if e.IsDir() {
+			shares = append(shares, func() { os.RemoveAll(filepath.Join(dir, e.Name())) })
+		}
+	}
+	parallel(context.Background(), min(workers(0), foldersAtOnce), len(shares), func(_ context.Context, i int) error { shares[i](); return nil })
+	return os.RemoveAll(dir) // and says what could not be removed
 }

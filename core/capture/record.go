@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,15 +45,16 @@ type Captured struct {
 
 // ident tells whether a file is still the same: for all that is known, its bytes are those
 // that were there when the four were. The change time is left out since linking sets it.
-type ident struct {
+type Ident struct {
 	Dev   uint64 `json:"dev"`
 	Ino   uint64 `json:"ino"`
 	Size  int64  `json:"size"`
 	Mtime int64  `json:"mtime"` // ns
 }
 
-func identOf(st *unix.Stat_t) ident {
-	return ident{Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano()}
+// IdentOf is a file's ident, of what stat says.
+func IdentOf(st *unix.Stat_t) Ident {
+	return Ident{Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano()}
 }
 
 // How a file came into a copy.
@@ -65,14 +65,14 @@ const (
 )
 
 // record is one line of files-N.jsonl or warm.jsonl.
-type record struct {
+type Record struct {
 	Name string `json:"name"`
 	How  string `json:"how"`
-	Src  ident  `json:"src"`           // the node's file when it was captured
-	Own  *ident `json:"own,omitempty"` // the copy's own, unless linked: then it is Src
+	Src  Ident  `json:"src"`           // the node's file when it was captured
+	Own  *Ident `json:"own,omitempty"` // the copy's own, unless linked: then it is Src
 }
 
-func (r record) own() ident {
+func (r Record) own() Ident {
 	if r.Own != nil {
 		return *r.Own
 	}
@@ -82,19 +82,24 @@ func (r record) own() ident {
 // sumKey is the file whose bytes a sum of this record's bytes stands for. A clone has the
 // bytes of its source for good, and a new inode at each capture: so a sum of it is remembered
 // for the source, and the next capture's clone need not be read.
-func (r record) sumKey() ident {
+func (r Record) sumKey() Ident {
 	if r.How == cloned {
 		return r.Src
 	}
 	return r.own()
 }
 
-func encodeRecords(w io.Writer, recs []record) error {
+func encodeRecords(w io.Writer, recs []Record) error {
 	buf := bufio.NewWriterSize(w, 1<<16)
-	enc := json.NewEncoder(buf)
-	enc.SetEscapeHTML(false)
 	for i := range recs {
-		if err := enc.Encode(&recs[i]); err != nil {
+		line, ok := appendRecord(buf.AvailableBuffer(), &recs[i])
+		if !ok {
+			var err error
+			if line, err = encodeLine(&recs[i]); err != nil {
+				return err
+			}
+		}
+		if _, err := buf.Write(line); err != nil {
 			return err
 		}
 	}
@@ -103,14 +108,17 @@ func encodeRecords(w io.Writer, recs []record) error {
 
 // readRecords reads what encodeRecords wrote. It is as strict with names as ReadList is,
 // since what they name is read and removed. With an error come the records before it.
-func readRecords(r io.Reader) ([]record, error) {
-	var recs []record
+func readRecords(r io.Reader) ([]Record, error) {
+	var recs []Record
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 0, maxLine), maxLine)
 	for line := 1; sc.Scan(); line++ {
-		var rec record
-		if err := json.Unmarshal(sc.Bytes(), &rec); err != nil {
-			return recs, fmt.Errorf("line %d: %w", line, err)
+		rec, ok := plainRecord(sc.Bytes())
+		if !ok {
+			rec = Record{}
+			if err := json.Unmarshal(sc.Bytes(), &rec); err != nil {
+				return recs, fmt.Errorf("line %d: %w", line, err)
+			}
 		}
 		if err := checkName(rec.Name); err != nil {
 			return recs, fmt.Errorf("line %d: %w", line, err)
@@ -126,7 +134,7 @@ func readRecords(r io.Reader) ([]record, error) {
 	return recs, sc.Err()
 }
 
-func readRecordsFile(file string) ([]record, error) {
+func readRecordsFile(file string) ([]Record, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -223,14 +231,6 @@ func syncDir(dir string) error {
 	return nil
 }
 
-func replaceRecords(file string, recs []record) error {
+func replaceRecords(file string, recs []Record) error {
 	return replaceFile(file, 0o644, false, func(w io.Writer) error { return encodeRecords(w, recs) })
-}
-
-func sysIdent(sys any) (ident, bool) {
-	st, ok := sys.(*syscall.Stat_t)
-	if !ok {
-		return ident{}, false
-	}
-	return ident{Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano()}, true
 }

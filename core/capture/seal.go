@@ -93,7 +93,7 @@ func Seal(ctx context.Context, o SealOptions) (Sealed, error) {
 	return p.seal(ctx, c, recs, o)
 }
 
-func (p *place) seal(ctx context.Context, c Captured, recs []record, o SealOptions) (Sealed, error) {
+func (p *place) seal(ctx context.Context, c Captured, recs []Record, o SealOptions) (Sealed, error) {
 	file := o.Sums
 	if file == "" {
 		file = p.path(SumsName)
@@ -164,7 +164,7 @@ type sealer struct {
 	data    *tree
 	known   *sums
 	sums    string
-	recs    []record
+	recs    []Record
 	entries []core.Entry // by record
 	verify  []bool       // by record: read it though its sum is remembered
 	pace    *pacer
@@ -281,8 +281,8 @@ func (s *sealer) gone(i int, err error) error {
 
 // unchanged refuses a file of the copy that is not what Take left. The device is not compared: its number
 // may be another one after the machine was started anew.
-func unchanged(rec record, st *unix.Stat_t) error {
-	was, is := rec.own(), identOf(st)
+func unchanged(rec Record, st *unix.Stat_t) error {
+	was, is := rec.own(), IdentOf(st)
 	if was.Dev = is.Dev; was == is {
 		return nil
 	}

@@ -223,7 +223,7 @@ func TestSealLeavesThePageCacheAlone(t *testing.T) {
 
 func TestSumsSurviveATornLine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sums.jsonl")
-	id := ident{Dev: 1, Ino: 2, Size: 3, Mtime: 4}
+	id := Ident{Dev: 1, Ino: 2, Size: 3, Mtime: 4}
 	sum := strings.Repeat("ab", 32)
 	s, err := openSums(file, time.Now())
 	must(t, err)
@@ -241,7 +241,7 @@ func TestSumsSurviveATornLine(t *testing.T) {
 	s.close()
 	s, err = openSums(file, time.Now())
 	must(t, err)
-	for _, id := range []ident{id, other} {
+	for _, id := range []Ident{id, other} {
 		if got, ok := s.get(id); !ok || got != sum {
 			t.Errorf("%+v is not remembered: %q", id, got)
 		}

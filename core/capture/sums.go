@@ -14,7 +14,7 @@ import (
 
 // sumLine is one line of a file of sums: what a file's bytes hashed to when it was this one.
 type sumLine struct {
-	ident
+	Ident
 	SHA256 string `json:"sha256"`
 	Used   int64  `json:"used"` // Unix day of the last capture that held it
 }
@@ -29,12 +29,12 @@ type sums struct {
 	file  string
 	today int64
 	mu    sync.Mutex
-	known map[ident]sumLine
+	known map[Ident]sumLine
 	log   *os.File
 }
 
 func openSums(file string, now time.Time) (*sums, error) {
-	s := &sums{file: file, today: now.Unix() / 86400, known: map[ident]sumLine{}}
+	s := &sums{file: file, today: now.Unix() / 86400, known: map[Ident]sumLine{}}
 	log, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open sums: %w", err)
@@ -48,7 +48,7 @@ func openSums(file string, now time.Time) (*sums, error) {
 		return nil, fmt.Errorf("read sums: %w", err)
 	}
 	for _, l := range lines {
-		s.known[l.ident] = l
+		s.known[l.Ident] = l
 	}
 	s.log = log
 	return s, nil
@@ -81,7 +81,7 @@ func validSum(s string) bool {
 }
 
 // get returns a remembered sum, and keeps it for the next capture.
-func (s *sums) get(id ident) (string, bool) {
+func (s *sums) get(id Ident) (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, ok := s.known[id]
@@ -92,8 +92,8 @@ func (s *sums) get(id ident) (string, bool) {
 	return l.SHA256, ok
 }
 
-func (s *sums) put(id ident, sum string) error {
-	l := sumLine{ident: id, SHA256: sum, Used: s.today}
+func (s *sums) put(id Ident, sum string) error {
+	l := sumLine{Ident: id, SHA256: sum, Used: s.today}
 	line, err := encodeLine(l)
 	if err != nil {
 		return err

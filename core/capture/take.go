@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +23,7 @@ type TakeOptions struct {
 	List     string // a file: the live list
 	Run      string // whose copy it is: see Drop
 	Method   Method // "" is Auto
-	Workers  int    // for real copies and clones; 0 is one a processor
+	Workers  int    // 0 is one a processor; links of one folder are made by one
 	Progress Progress
 }
 
@@ -148,7 +150,7 @@ type builder struct {
 	workers  int
 	before   []earlier
 	copier   copier
-	recs     []record // by item
+	recs     []Record // by item
 	reused   []bool
 }
 
@@ -199,7 +201,7 @@ func live(name string, err error) error {
 }
 
 func (b *builder) build(ctx context.Context, report Progress) error {
-	b.recs = make([]record, len(b.items))
+	b.recs = make([]Record, len(b.items))
 	b.reused = make([]bool, len(b.items))
 	count := newMeter(report, int64(len(b.items)))
 	b.copier = copier{src: b.src, dst: b.dst, count: newMeter(nil, 0)}
@@ -211,17 +213,23 @@ func (b *builder) build(ctx context.Context, report Progress) error {
 		b.copier.count = newMeter(report, total)
 		count = newMeter(nil, 0)
 	}
+	shares := b.shares()
 	n := b.workers
 	if b.method == Link {
-		n = 1 // they would only wait for the one lock of the directory
+		n = min(n, foldersAtOnce)
 	}
-	err := parallel(ctx, n, len(b.items), func(ctx context.Context, i int) error {
-		rec, err := b.one(ctx, i)
-		if err != nil {
-			return live(b.items[i].Name, err)
+	err := parallel(ctx, n, len(shares), func(ctx context.Context, n int) error {
+		for _, i := range shares[n] {
+			if ctx.Err() != nil {
+				return nil
+			}
+			rec, err := b.one(ctx, i)
+			if err != nil {
+				return live(b.items[i].Name, err)
+			}
+			b.recs[i] = rec
+			count.add(1)
 		}
-		b.recs[i] = rec
-		count.add(1)
 		return nil
 	})
 	if err != nil {
@@ -230,6 +238,28 @@ func (b *builder) build(ctx context.Context, report Progress) error {
 	count.end()
 	b.copier.count.end()
 	return b.still()
+}
+
+// shares are the items as workers take them: one by one, but links by folder, the largest first. Links of one folder would
+// only wait for its lock.
+func (b *builder) shares() [][]int {
+	var shares [][]int
+	at := map[string]int{}
+	for i, item := range b.items {
+		if b.method != Link {
+			shares = append(shares, []int{i})
+			continue
+		}
+		dir := path.Dir(item.Name)
+		n, ok := at[dir]
+		if !ok {
+			n, at[dir] = len(shares), len(shares)
+			shares = append(shares, nil)
+		}
+		shares[n] = append(shares[n], i)
+	}
+	slices.SortStableFunc(shares, func(a, b []int) int { return len(b) - len(a) })
+	return shares
 }
 
 func (b *builder) size() (int64, error) {
@@ -246,21 +276,21 @@ func (b *builder) size() (int64, error) {
 
 // one captures one file. A single file that can't be linked or cloned, because it lies on
 // another mount or has too many links already, is copied.
-func (b *builder) one(ctx context.Context, i int) (record, error) {
+func (b *builder) one(ctx context.Context, i int) (Record, error) {
 	item := b.items[i]
 	switch {
 	case item.Mode == ModeLink && b.method == Link:
 		st, err := linkFile(b.src, item.Name, b.dst, item.Name)
 		if err == nil {
-			return record{Name: item.Name, How: linked, Src: identOf(&st)}, nil
+			return Record{Name: item.Name, How: linked, Src: IdentOf(&st)}, nil
 		}
 		if err == unix.EPERM {
 			if err := b.src.refuseForeign(item.Name); err != nil {
-				return record{}, err
+				return Record{}, err
 			}
 		}
 		if !impossible(err) {
-			return record{}, err
+			return Record{}, err
 		}
 	case b.method == Clone:
 		rec, err := cloneFile(b.src, item.Name, b.dst, item.Name)
@@ -285,7 +315,7 @@ func (b *builder) still() error {
 			continue
 		}
 		st, err := b.src.stat(rec.Name)
-		if err == nil && identOf(&st) != rec.Src {
+		if err == nil && IdentOf(&st) != rec.Src {
 			err = errMoved
 		}
 		if err != nil {
@@ -314,7 +344,7 @@ func (b *builder) captured(from string) Captured {
 }
 
 // commit makes data.new the copy: the exchange is the moment from which on it is.
-func (p *place) commit(c Captured, recs []record) (Captured, error) {
+func (p *place) commit(c Captured, recs []Record) (Captured, error) {
 	if c.Data = p.inode(newName); c.Data == 0 {
 		return Captured{}, fmt.Errorf("%s is gone: something else works in %s", newName, p.dir)
 	}

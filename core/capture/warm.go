@@ -16,18 +16,18 @@ import (
 type earlier struct {
 	warm bool // by the warm pass
 	tree *tree
-	recs map[string]record
+	recs map[string]Record
 }
 
 // earlier returns what a real copy need not copy again: the warm pass, and the copy before it.
 func (p *place) earlier() []earlier {
 	var all []earlier
-	add := func(dir string, recs []record) {
+	add := func(dir string, recs []Record) {
 		t, err := openTree(p.path(dir), false)
 		if err != nil {
 			return // not there: then all is copied
 		}
-		e := earlier{warm: dir == warmName, tree: t, recs: make(map[string]record, len(recs))}
+		e := earlier{warm: dir == warmName, tree: t, recs: make(map[string]Record, len(recs))}
 		for _, rec := range recs {
 			if rec.How != linked {
 				e.recs[rec.Name] = rec
@@ -46,26 +46,26 @@ func (p *place) earlier() []earlier {
 }
 
 // has returns the record of a file that was copied and has not changed since, on either side.
-func (e earlier) has(name string, src ident) (record, bool) {
+func (e earlier) has(name string, src Ident) (Record, bool) {
 	rec, ok := e.recs[name]
 	if !ok || rec.Src != src {
-		return record{}, false
+		return Record{}, false
 	}
 	st, err := e.tree.stat(name)
-	if err != nil || identOf(&st) != rec.own() {
-		return record{}, false
+	if err != nil || IdentOf(&st) != rec.own() {
+		return Record{}, false
 	}
 	return rec, true
 }
 
 // reuse puts an earlier copy of a file into the new one: both are ours, so a link does.
-func (b *builder) reuse(name string) (record, bool) {
+func (b *builder) reuse(name string) (Record, bool) {
 	st, err := b.src.stat(name)
 	if err != nil {
-		return record{}, false
+		return Record{}, false
 	}
 	for _, e := range b.before {
-		rec, ok := e.has(name, identOf(&st))
+		rec, ok := e.has(name, IdentOf(&st))
 		if !ok {
 			continue
 		}
@@ -74,7 +74,7 @@ func (b *builder) reuse(name string) (record, bool) {
 			return rec, true
 		}
 	}
-	return record{}, false
+	return Record{}, false
 }
 
 // WarmOptions say what to copy beforehand.
@@ -173,7 +173,7 @@ func (p *place) warm(ctx context.Context, from string, s surveyed, o WarmOptions
 }
 
 // held finds a file in an earlier copy; warm tells whether in the warm one.
-func held(before []earlier, f found) (rec *record, warm bool) {
+func held(before []earlier, f found) (rec *Record, warm bool) {
 	for _, e := range before {
 		if r, ok := e.has(f.name, f.id); ok {
 			return &r, e.warm
@@ -188,11 +188,11 @@ type warmer struct {
 	mu     sync.Mutex
 	log    *os.File
 	kept   map[string]bool
-	recs   []record
+	recs   []Record
 	out    Warmed
 }
 
-func (w *warmer) keep(rec record) {
+func (w *warmer) keep(rec Record) {
 	if w.kept == nil {
 		w.kept = map[string]bool{}
 	}

@@ -88,7 +88,7 @@ type oddFile struct {
 }
 
 func newInventory(in checkInput) *inventory {
-	inv := &inventory{checkInput: in, byName: make(map[string]checkFile, len(in.Files)),
+	inv := &inventory{checkInput: in, byName: make(map[string]checkFile, len(in.Files)), files: make([]named, 0, len(in.Files)),
 		ranges: map[series]map[[2]uint64]named{}, flaws: map[series]flaws{}}
 	for _, f := range in.Files {
 		inv.byName[f.Name] = f

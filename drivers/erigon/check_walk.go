@@ -17,7 +17,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/capture"
 )
 
 // maxTorrentBytes is more than the torrent of a file of 4 TB needs.
@@ -31,49 +34,80 @@ var otherFolders = map[string]bool{"forkable": true}
 // any path that is mistyped.
 func walkSnapshots(ctx context.Context, datadir string, torrents bool) (checkInput, error) {
 	in := checkInput{Torrents: torrents}
-	dir := filepath.Join(datadir, "snapshots")
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return in, fmt.Errorf("%s is no datadir: there is no %s", datadir, dir)
-	}
-	if err != nil {
-		return in, fmt.Errorf("open snapshots: %w", err)
-	}
-	defer root.Close()
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case d.IsDir() && (otherFolders[name] || strings.HasPrefix(path.Base(name), ".") && name != "."):
-			return fs.SkipDir
-		case d.IsDir():
-			return nil
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s went away while it was looked at: something works on this datadir", name)
-		}
-		if err != nil {
-			return err
-		}
-		f := checkFile{Name: name, Size: info.Size(), Time: info.ModTime(), Mode: info.Mode()}
-		if _, partial, ok := torrentOf(name); torrents && ok && !partial && f.Mode.IsRegular() {
-			f.Torrent, f.Damage = loadTorrent(root, name, f.Size)
-		}
-		if name == "erigondb.toml" && f.Mode.IsRegular() {
-			if in.Settings, err = readSmall(root, name, 64<<10); err != nil {
-				return err
-			}
-		}
-		in.Files = append(in.Files, f)
+	err := eachFile(ctx, datadir, false, func(name string, st *unix.Stat_t, _ bool) error {
+		in.Files = append(in.Files, checkFileOf(name, st))
 		return nil
 	})
 	if err != nil {
-		return in, fmt.Errorf("look at %s: %w", dir, err)
+		return in, err
 	}
-	return in, nil
+	return in, in.read(filepath.Join(datadir, "snapshots"))
+}
+
+func checkFileOf(name string, st *unix.Stat_t) checkFile {
+	mode := fs.ModeIrregular
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		mode = fs.FileMode(st.Mode).Perm()
+	}
+	return checkFile{Name: name, Size: st.Size, Time: time.Unix(0, st.Mtim.Nano()), Mode: mode}
+}
+
+// eachFile tells do of every file below snapshots/ by its relative name. published is false for what lies in hidden folders and others
+// that nobody publishes; these are walked over only if all is true.
+func eachFile(ctx context.Context, datadir string, all bool, do func(name string, st *unix.Stat_t, published bool) error) error {
+	dir := filepath.Join(datadir, "snapshots")
+	within := "" // the folder that is not published, and "/"
+	err := capture.Walk(dir, func(name string, st *unix.Stat_t, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && name == "":
+			return fmt.Errorf("%s is no datadir: there is no %s", datadir, dir)
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("%s went away while it was looked at: something works on this datadir", name)
+		case err != nil:
+			return &fs.PathError{Op: "look at", Path: path.Join(dir, name), Err: err}
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		published := within == "" || !strings.HasPrefix(name, within)
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return do(name, st, published)
+		}
+		if published && (otherFolders[name] || strings.HasPrefix(path.Base(name), ".")) {
+			if within = name + "/"; !all {
+				return fs.SkipDir
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	return nil
+}
+
+// read reads what the rules look into: the settings, and torrents where they are wanted.
+func (in *checkInput) read(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open snapshots: %w", err)
+	}
+	defer root.Close()
+	for i, f := range in.Files {
+		if !f.Mode.IsRegular() {
+			continue
+		}
+		if in.Torrents {
+			if _, partial, ok := torrentOf(f.Name); ok && !partial {
+				in.Files[i].Torrent, in.Files[i].Damage = loadTorrent(root, f.Name, f.Size)
+			}
+		}
+		if f.Name == "erigondb.toml" {
+			if in.Settings, err = readSmall(root, f.Name, 64<<10); err != nil {
+				return fmt.Errorf("look at %s: %w", dir, err)
+			}
+		}
+	}
+	return nil
 }
 
 func loadTorrent(root *os.Root, name string, size int64) (*torrentFile, string) {

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +42,7 @@ type hashUnit struct{ first, n int }
 
 // hashJob is one file of which some pieces must be read. With no units only its done is called.
 type hashJob struct {
+	at    int    // in the list of data files
 	name  string // relative to snapshots/
 	file  string
 	ident fileIdent
@@ -391,14 +390,4 @@ func (p *hashPace) wait(ctx context.Context, n int64) error {
 	case <-time.After(pause):
 		return nil
 	}
-}
-
-// foldersOf returns the folders of these files, each once.
-func foldersOf(files []string) []string {
-	var dirs []string
-	for _, f := range files {
-		dirs = append(dirs, filepath.Dir(f))
-	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
 }

@@ -165,7 +165,7 @@ func TestLaunchStopSaysThatItStillRuns(t *testing.T) {
 	runNode(t, dir)
 	mustSay(t, 0, "saved", "save", "--datadir", dir)
 	var out bytes.Buffer
-	err := stopNode(t.Context(), dir, stopOptions{wait: 300 * time.Millisecond, tell: 50 * time.Millisecond}, &out)
+	err := stopNode(t.Context(), dir, stopOptions{wait: 2 * time.Second, tell: 20 * time.Millisecond}, &out)
 	if err == nil || strings.Count(out.String(), "still runs") < 2 {
 		t.Errorf("%v: %s", err, out.String())
 	}

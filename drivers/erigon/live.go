@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -64,10 +63,10 @@ func runLive(_ context.Context, args []string, stdout, stderr io.Writer) error {
 //
 // It declines a folder in which something is being written, and one with nothing to publish.
 func liveSet(root string) (items []capture.Item, left []torrentNews, err error) {
-	if err := nothingUnfinished(root); err != nil {
-		return nil, nil, err
-	}
 	l, err := listSnapshots(root)
+	if len(l.halves) > 0 {
+		return nil, nil, unfinishedError(l.halves)
+	}
 	if errors.Is(err, errChanging) {
 		return nil, nil, declinef("%v", err)
 	}
@@ -76,6 +75,10 @@ func liveSet(root string) (items []capture.Item, left []torrentNews, err error) 
 	}
 	if len(l.unfit) > 0 {
 		return nil, nil, declinef("%d files can't be published as they are, such as %s: %s", len(l.unfit), l.unfit[0].Name, l.unfit[0].Why)
+	}
+	torrents := make(map[string]bool, len(l.torrents))
+	for _, name := range l.torrents {
+		torrents[name] = true
 	}
 	segments := 0
 	for _, f := range l.data {
@@ -93,7 +96,7 @@ func liveSet(root string) (items []capture.Item, left []torrentNews, err error) 
 		items = append(items, capture.Item{Name: f.name, Mode: mode})
 		var st unix.Stat_t
 		torrent := f.name + torrentExt
-		if unix.Lstat(filepath.Join(root, torrent), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if torrents[torrent] && unix.Lstat(filepath.Join(root, torrent), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 			items = append(items, capture.Item{Name: torrent, Mode: capture.ModeCopy})
 		}
 	}
@@ -104,28 +107,9 @@ func liveSet(root string) (items []capture.Item, left []torrentNews, err error) 
 	return items, left, nil
 }
 
-// nothingUnfinished declines a folder in which a file is that somebody was still writing: what it is to become, or
+// unfinishedError declines a folder in which files are that somebody was still writing: what such a file is to become, or
 // was made from, may be half of a merge.
-func nothingUnfinished(root string) error {
-	var names []string
-	for _, folder := range torrentFolders {
-		entries, err := os.ReadDir(filepath.Join(root, folder.dir))
-		if errors.Is(err, os.ErrNotExist) && folder.dir != "" {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("list snapshots: %w", err)
-		}
-		for _, e := range entries {
-			name := path.Join(folder.dir, e.Name())
-			if unfinished(name) && !localNames[name] {
-				names = append(names, name)
-			}
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
+func unfinishedError(names []string) error {
 	more := ""
 	if n := len(names) - 10; n > 0 {
 		names, more = names[:10], fmt.Sprintf(" and %d more", n)

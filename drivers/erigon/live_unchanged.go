@@ -1,15 +1,17 @@
 package main
 
 import (
-	"bufio"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -47,60 +49,56 @@ func runViewUnchanged(ctx context.Context, args []string, stdout, stderr io.Writ
 	if err != nil {
 		return err
 	}
-	merged := 0
-	for _, item := range items {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		gone, err := unchangedSince(filepath.Join(datadir, "snapshots"), *view, item.Name, records)
-		if err != nil {
-			return err
-		}
+	source, copied := openFolders(filepath.Join(datadir, "snapshots")), openFolders(*view)
+	defer source.close()
+	defer copied.close()
+	var merged atomic.Int64
+	err = inShares(items, func(item capture.Item) error {
+		gone, err := unchangedSince(source, copied, item.Name, records)
 		if gone {
-			merged++
+			merged.Add(1)
 		}
+		return errors.Join(ctx.Err(), err)
+	})
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(stdout, "%d files are what they were; %d of them are merged away by now and live on in the view\n", len(items), merged)
+	fmt.Fprintf(stdout, "%d files are what they were; %d of them are merged away by now and live on in the view\n", len(items), merged.Load())
 	return nil
 }
 
-// capturedFile is a line of what core/capture notes of a copy: the file it took, and its own unless it is linked.
-type capturedFile struct {
-	Name string     `json:"name"`
-	How  string     `json:"how"`
-	Src  fileIdent  `json:"src"`
-	Own  *fileIdent `json:"own"`
+// inShares does something with each, on all processors, and returns the error of the first one in order that failed.
+func inShares[T any](all []T, do func(T) error) error {
+	n := runtime.GOMAXPROCS(0)
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for w := range n {
+		wg.Go(func() {
+			for i := w * len(all) / n; i < (w+1)*len(all)/n && errs[w] == nil; i++ {
+				errs[w] = do(all[i])
+			}
+		})
+	}
+	wg.Wait()
+	return cmp.Or(errs...)
 }
 
 // capturedFiles reads what is noted of the copy in a place, by name.
-func capturedFiles(place string) (map[string]capturedFile, error) {
-	c, err := capture.Read(place)
+func capturedFiles(place string) (map[string]*capture.Record, error) {
+	records, err := capture.Records(place)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(filepath.Join(place, filepath.Base(c.List)))
-	if err != nil {
-		return nil, fmt.Errorf("read what was captured: %w", err)
-	}
-	defer f.Close()
-	all := map[string]capturedFile{}
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		var r capturedFile
-		if err := json.Unmarshal(sc.Bytes(), &r); err != nil {
-			return nil, fmt.Errorf("read what was captured: line %d: %w", len(all)+1, err)
-		}
-		all[r.Name] = r
-	}
-	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("read what was captured: %w", err)
+	all := make(map[string]*capture.Record, len(records))
+	for i := range records {
+		all[records[i].Name] = &records[i]
 	}
 	return all, nil
 }
 
 // unchangedSince looks at one file in the datadir and in the view. That it is gone from the datadir is no change of it:
 // a running Erigon merges files and removes the parts. Torrents are made anew on both sides, and are proved by themselves.
-func unchangedSince(snapshots, view, name string, records map[string]capturedFile) (gone bool, err error) {
+func unchangedSince(snapshots, view *folders, name string, records map[string]*capture.Record) (gone bool, err error) {
 	if _, _, ok := torrentOf(name); ok {
 		return false, nil
 	}
@@ -108,7 +106,7 @@ func unchangedSince(snapshots, view, name string, records map[string]capturedFil
 	if !ok {
 		return false, declinef("%s was not captured: take the copy again", name)
 	}
-	is, err := identOf(filepath.Join(snapshots, filepath.FromSlash(name)))
+	is, err := snapshots.ident(name)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		gone = true
@@ -121,7 +119,7 @@ func unchangedSince(snapshots, view, name string, records map[string]capturedFil
 	if r.Own != nil {
 		own = *r.Own
 	}
-	is, err = identOf(filepath.Join(view, filepath.FromSlash(name)))
+	is, err = view.ident(name)
 	if err != nil {
 		return gone, declinef("%s is no longer in the view: take the copy again: %v", name, err)
 	}

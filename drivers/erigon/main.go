@@ -13,9 +13,13 @@ import (
 // buildVersion is set by the linker: -X main.buildVersion=v1.2.3.
 var buildVersion = "dev"
 
+// verbMemory is what a verb, which works beside a node, may take before it collects its garbage more often.
+const verbMemory = 128 << 20
+
 func main() {
-	if len(os.Args) == 1 {
-		debug.SetGCPercent(400) // lists come and go whole, and whoever asked for their judgement waits; a verb minds its memory
+	debug.SetGCPercent(400) // lists come and go whole, and somebody waits
+	if len(os.Args) > 1 {
+		debug.SetMemoryLimit(verbMemory)
 	}
 	plugin.ServeChain(driver{},
 		plugin.Verb{Name: "launch", Usage: "save|stop|gone|start|status|flags --datadir DIR …  stop and start an erigon that nobody else looks after", Run: launchVerb},

@@ -6,10 +6,8 @@ import (
 	"cmp"
 	"crypto/sha1"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"maps"
@@ -20,45 +18,22 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapfw/snapfw/core/capture"
 )
 
 // fileIdent is what a file must still be for its piece sums to be remembered. Not its change
 // time: making a hard link changes that. Nor its name: a view of links shares the sums, and so do files that were renamed.
-type fileIdent struct {
-	Dev   uint64 `json:"dev"`
-	Ino   uint64 `json:"ino"`
-	Size  int64  `json:"size"`
-	Mtime int64  `json:"mtime"` // ns
-}
+type fileIdent = capture.Ident
 
-func identOfStat(st *unix.Stat_t) fileIdent {
-	return fileIdent{Dev: uint64(st.Dev), Ino: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano()}
-}
-
-// sumsHead is a line of the file of piece sums but for the sums, which come last:
-//
-//	{"dev":…,"ino":…,"size":…,"mtime":…,"first":0,"day":20000,"crc":…,"pieces":"base64 of 20 bytes a piece"}
-//
-// so that thousands of lines are indexed without decoding them.
-type sumsHead struct {
-	fileIdent
-	First int    `json:"first"`           // the first piece that the line is of
-	Day   int64  `json:"day"`             // Unix day of the last run that met the file
-	Doubt bool   `json:"doubt,omitempty"` // bytes were found that differ: the file is read until it is right
-	CRC   uint32 `json:"crc"`             // Castagnoli, of the base64 text: a torn or rotten line is hashed again
-}
+func identOfStat(st *unix.Stat_t) fileIdent { return capture.IdentOf(st) }
 
 const (
 	sumsKeepDays  = 60      // what no run met for so long is forgotten
 	sumsLineMost  = 4096    // pieces in a line
 	maxSumsLine   = 1 << 18 // bytes; 4096 pieces take 110 KiB
 	sumsFreshDays = 7       // Day need not be truer than this
-)
-
-var (
-	castagnoli  = crc32.MakeTable(crc32.Castagnoli)
-	piecesField = []byte(`,"pieces":"`)
-	piecesEnd   = []byte("\"}")
+	sumsMostAdded = 64      // lines that a run may leave at the end of the file: to write it anew would take longer
 )
 
 // sumsLine is where a line lies in the file.
@@ -71,13 +46,26 @@ type sumsLine struct {
 
 // knownFile is what is remembered of one file.
 type knownFile struct {
-	day   int64
-	doubt bool
-	lines []sumsLine
+	day     int64
+	doubt   bool
+	lines   []sumsLine
+	torrent *rightTorrent // nil where none is known to hold these sums
+}
+
+// whole tells whether lines of all pieces are there.
+func (k *knownFile) whole(pieces int) bool {
+	end := int32(0)
+	for _, l := range slices.SortedFunc(slices.Values(k.lines), func(a, b sumsLine) int { return cmp.Compare(a.first, b.first) }) {
+		if l.first > end {
+			return false
+		}
+		end = max(end, l.first+l.count)
+	}
+	return end == int32(pieces)
 }
 
 // pieceSums remembers the piece sums of files from one run to the next. It is appended to as pieces
-// are hashed, so that a run that was killed carries on, and compacted when a run ends. Only an
+// are hashed, so that a run that was killed carries on, and compacted at a run's end where much is new. Only an
 // index of it is in memory. One process at a time has it open.
 type pieceSums struct {
 	file  string
@@ -88,7 +76,9 @@ type pieceSums struct {
 	log   *os.File
 	end   int64
 	known map[fileIdent]*knownFile
-	grown bool
+	lines int  // in the file
+	added int  // of them by this run
+	grown bool // the file must be written anew to say what is known
 }
 
 var errSumsBusy = errors.New("another run is making torrents with it: wait for that one, or end it")
@@ -161,12 +151,13 @@ func (s *pieceSums) load() error {
 
 // index reads the heads of all lines; torn tells that the last one has no end.
 func (s *pieceSums) index() (torn bool, err error) {
-	s.known, s.end = map[fileIdent]*knownFile{}, 0
+	s.known, s.end, s.lines = map[fileIdent]*knownFile{}, 0, 0
 	br := bufio.NewReaderSize(io.NewSectionReader(s.log, 0, 1<<62), maxSumsLine)
 	long := false // in the middle of a line that is none of ours
 	for {
 		b, err := br.ReadSlice('\n')
 		at := s.end
+		s.lines++
 		s.end += int64(len(b))
 		if err == bufio.ErrBufferFull {
 			long = true
@@ -185,23 +176,6 @@ func (s *pieceSums) index() (torn bool, err error) {
 	}
 }
 
-// parseSumsLine reads a line but for its sums, and tells of how many pieces it is.
-func parseSumsLine(b []byte) (sumsHead, int, bool) {
-	var head sumsHead
-	i := bytes.Index(b, piecesField)
-	text, whole := bytes.CutSuffix(bytes.TrimSuffix(b, []byte("\n")), piecesEnd)
-	if i < 0 || !whole || len(text) < i+len(piecesField) || json.Unmarshal(append(slices.Clip(b[:i:i]), '}'), &head) != nil {
-		return head, 0, false
-	}
-	text = text[i+len(piecesField):]
-	raw := base64.StdEncoding.DecodedLen(len(text)) - (len(text) - len(bytes.TrimRight(text, "=")))
-	n := raw / sha1.Size
-	if raw%sha1.Size != 0 || n == 0 || n > sumsLineMost || head.Size <= 0 || head.First < 0 || head.First > pieceCount(head.Size)-n {
-		return head, 0, false
-	}
-	return head, n, crc32.Checksum(text, castagnoli) == head.CRC
-}
-
 func (s *pieceSums) note(head sumsHead, n int, at int64, size int) {
 	k := s.known[head.fileIdent]
 	if k == nil {
@@ -209,6 +183,7 @@ func (s *pieceSums) note(head sumsHead, n int, at int64, size int) {
 		s.known[head.fileIdent] = k
 	}
 	k.day, k.doubt = max(k.day, head.Day), k.doubt || head.Doubt
+	k.torrent = head.torrent // one that held the sums before this line may not hold these
 	k.lines = append(k.lines, sumsLine{at: at, size: int32(size), first: int32(head.First), count: int32(n)})
 }
 
@@ -221,11 +196,36 @@ func (s *pieceSums) get(id fileIdent) (pieces []byte, has []bool, whole bool, er
 	if k == nil {
 		return nil, nil, false, nil
 	}
+	s.met(k)
+	return s.read(id, k)
+}
+
+func (s *pieceSums) met(k *knownFile) {
 	if s.today-k.day > sumsFreshDays {
 		s.grown = true // so that its day is written
 	}
 	k.day = s.today
-	return s.read(id, k)
+}
+
+// right returns the torrent of a file that is known to hold all of its sums, nil if there is none.
+func (s *pieceSums) right(id fileIdent) (r *rightTorrent, doubt bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.known[id]
+	if k == nil || k.torrent == nil || !k.whole(pieceCount(id.Size)) {
+		return nil, false
+	}
+	s.met(k)
+	return k.torrent, k.doubt
+}
+
+// learn remembers the torrent of a file whose sums it was compared with.
+func (s *pieceSums) learn(id fileIdent, r rightTorrent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := s.known[id]; k != nil {
+		k.torrent, s.grown = &r, true
+	}
 }
 
 func (s *pieceSums) read(id fileIdent, k *knownFile) (pieces []byte, has []bool, whole bool, err error) {
@@ -294,18 +294,8 @@ func (s *pieceSums) add(head sumsHead, sums []byte) error {
 	}
 	s.note(head, len(sums)/sha1.Size, s.end, len(line))
 	s.end += int64(len(line))
-	s.grown = true
+	s.lines, s.added = s.lines+1, s.added+1
 	return nil
-}
-
-func sumsText(head *sumsHead, sums []byte) ([]byte, error) {
-	text := base64.StdEncoding.AppendEncode(nil, sums)
-	head.CRC = crc32.Checksum(text, castagnoli)
-	b, err := json.Marshal(head)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(b[:len(b)-1], piecesField, text, piecesEnd, []byte("\n")), nil
 }
 
 // forget drops what is known of a file, until the run ends.
@@ -316,12 +306,18 @@ func (s *pieceSums) forget(id fileIdent) {
 	s.grown = true
 }
 
-// compact writes the file anew: few lines a file, without what was forgotten. It does nothing if
-// nothing was added.
+// compact makes durable what was added, and writes the file anew where that is worth it: few lines a file, without what was
+// forgotten. It does nothing if nothing is new.
 func (s *pieceSums) compact() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.grown {
+	if !s.grown && s.added == 0 {
+		return nil
+	}
+	if !s.grown && s.added <= sumsMostAdded && s.lines <= 2*len(s.known)+sumsMostAdded {
+		if err := s.log.Sync(); err != nil {
+			return fmt.Errorf("sync the sums: %w", err)
+		}
 		return nil
 	}
 	err := writeWhole(s.file, 0o600, func(w io.Writer) error {
@@ -338,7 +334,7 @@ func (s *pieceSums) compact() error {
 	if err != nil {
 		return fmt.Errorf("compact the sums: %w", err)
 	}
-	s.grown = false
+	s.grown, s.added = false, 0
 	s.log.Close()
 	return s.load()
 }
@@ -362,7 +358,11 @@ func (s *pieceSums) rewrite(w io.Writer, id fileIdent, k *knownFile) error {
 		for i < len(has) && has[i] && i-first < sumsLineMost {
 			i++
 		}
-		line, err := sumsText(&sumsHead{fileIdent: id, First: first, Day: k.day, Doubt: k.doubt}, pieces[first*sha1.Size:i*sha1.Size])
+		head := sumsHead{fileIdent: id, First: first, Day: k.day, Doubt: k.doubt}
+		if i == len(has) {
+			head.torrent = k.torrent
+		}
+		line, err := sumsText(&head, pieces[first*sha1.Size:i*sha1.Size])
 		if err != nil {
 			return err
 		}

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,51 +22,63 @@ type seen struct {
 // look lists the files in snapshots/ by name, and what they are.
 func (t *tool) look(ctx context.Context) (map[string]seen, error) {
 	all := map[string]seen{}
-	dir := filepath.Join(t.datadir, "snapshots")
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || ctx.Err() != nil {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil {
-			return err
-		}
-		all[strings.TrimPrefix(path, dir+"/")] = seen{st.Ino, st.Size, st.Mtim.Nano()}
+	return all, eachFile(ctx, t.datadir, true, func(name string, st *unix.Stat_t, _ bool) error {
+		all[name] = seenOf(st)
 		return nil
 	})
+}
+
+func seenOf(st *unix.Stat_t) seen { return seen{st.Ino, st.Size, st.Mtim.Nano()} }
+
+// sight is what one walk over snapshots/ finds: a look, and what the checks want to know.
+type sight struct {
+	all map[string]seen
+	in  checkInput
+	at  time.Time // when it ended
+}
+
+func (t *tool) see(ctx context.Context) (sight, error) {
+	s := sight{all: map[string]seen{}}
+	err := eachFile(ctx, t.datadir, true, func(name string, st *unix.Stat_t, published bool) error {
+		s.all[name] = seenOf(st)
+		if published {
+			s.in.Files = append(s.in.Files, checkFileOf(name, st))
+		}
+		return nil
+	})
+	s.at = time.Now()
 	if err != nil {
-		return nil, fmt.Errorf("look at snapshots: %w", err)
+		return s, err
 	}
-	return all, ctx.Err()
+	return s, s.in.read(filepath.Join(t.datadir, "snapshots"))
 }
 
 // settle is how long files have to stay as they are.
 var settle = 200 * time.Millisecond
 
-// settled sees that nobody works on the files: the lock is free and they stay as they are. It returns its last look.
-func (t *tool) settled(ctx context.Context) (map[string]seen, error) {
-	first, err := t.look(ctx)
-	if err != nil {
-		return nil, err
-	}
+// settled sees that nobody works on the files: the lock is free and they stay as they were seen first.
+func (t *tool) settled(ctx context.Context, first sight) error {
 	select {
 	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-time.After(settle):
+		return ctx.Err()
+	case <-time.After(settle - time.Since(first.at)):
 	}
-	second, err := t.look(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for name, is := range second {
-		if first[name] != is {
-			return nil, fmt.Errorf("%s still changes: something works on %s", name, t.datadir)
+	files, other := 0, ""
+	err := eachFile(ctx, t.datadir, true, func(name string, st *unix.Stat_t, _ bool) error {
+		if files++; first.all[name] != seenOf(st) {
+			other = name
 		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case other != "":
+		return fmt.Errorf("%s still changes: something works on %s", other, t.datadir)
+	case files != len(first.all):
+		return fmt.Errorf("files come or go: something works on %s", t.datadir)
 	}
-	if len(first) != len(second) {
-		return nil, fmt.Errorf("files come or go: something works on %s", t.datadir)
-	}
-	return second, t.unused()
+	return t.unused()
 }
 
 // dropStaleTorrents removes the torrents of files that are gone or are other ones than before. Erigon's downloader never makes a torrent
@@ -113,13 +123,9 @@ func (t *tool) dropUnfinished(files map[string]seen) error {
 	return nil
 }
 
-// findings applies some of the checks to the files as they lie there; what the configuration excuses is left out.
-func (t *tool) findings(ctx context.Context, only func(checkFinding) bool) ([]checkFinding, error) {
-	in, err := walkSnapshots(ctx, t.datadir, false)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(check(in, t.skip), func(f checkFinding) bool { return f.Severity != severityRefuse || !only(f) }), nil
+// findings applies some of the checks to the files as they were seen; what the configuration excuses is left out.
+func (t *tool) findings(s sight, only func(checkFinding) bool) []checkFinding {
+	return slices.DeleteFunc(check(s.in, t.skip), func(f checkFinding) bool { return f.Severity != severityRefuse || !only(f) })
 }
 
 // firstOf makes an error of findings.
@@ -136,17 +142,20 @@ func firstOf(after string, all []checkFinding) error {
 
 // changed compares two looks: what went, what came, and what is another file than before.
 func changed(before, after map[string]seen) (gone, came, other []string) {
-	for _, name := range slices.Sorted(maps.Keys(before)) {
+	for name, was := range before {
 		if is, ok := after[name]; !ok {
 			gone = append(gone, name)
-		} else if is != before[name] {
+		} else if is != was {
 			other = append(other, name)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(after)) {
+	for name := range after {
 		if _, ok := before[name]; !ok {
 			came = append(came, name)
 		}
+	}
+	for _, names := range [][]string{gone, came, other} {
+		slices.Sort(names)
 	}
 	return gone, came, other
 }

@@ -326,22 +326,19 @@ func compactDomains(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err := t.run(ctx, &toolRun{args: argv}); err != nil {
 		return err
 	}
-	after, err := t.look(ctx)
+	after, err := t.see(ctx)
 	if err != nil {
 		return err
 	}
-	if err := compacted(before, after, types); err != nil {
+	if err := compacted(before, after.all, types); err != nil {
 		return err
 	}
-	left, err := t.findings(ctx, func(f checkFinding) bool { return f.Rule == "missing-index" && strings.HasSuffix(f.File, ".kv") })
-	if err == nil {
-		err = firstOf("compact_domains", left)
-	}
-	if err != nil {
+	left := t.findings(after, func(f checkFinding) bool { return f.Rule == "missing-index" && strings.HasSuffix(f.File, ".kv") })
+	if err := firstOf("compact_domains", left); err != nil {
 		return err
 	}
 	t.say("compacted; index, integrity and torrents come next")
-	return t.dropStaleTorrents(before, after)
+	return t.dropStaleTorrents(before, after.all)
 }
 
 // compacted sees that every .kv is still there and that at least one was replaced.

@@ -53,6 +53,7 @@ func retire(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		return err
 	}
 	var left []checkFinding
+	var after sight
 	for again := range 2 {
 		if again > 0 {
 			t.say("%s: %s; retiring once more", left[0].File, left[0].Text)
@@ -60,10 +61,10 @@ func retire(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 		if err := t.run(ctx, &toolRun{args: []string{"seg", "retire", "--datadir", t.datadir}}); err != nil {
 			return err
 		}
-		left, err = t.findings(ctx, func(f checkFinding) bool { return f.Rule == "overlap" && mergeable(f.File) })
-		if err != nil {
+		if after, err = t.see(ctx); err != nil {
 			return err
 		}
+		left = t.findings(after, func(f checkFinding) bool { return f.Rule == "overlap" && mergeable(f.File) })
 		if len(left) == 0 {
 			break
 		}
@@ -71,16 +72,15 @@ func retire(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if err := firstOf("retiring twice", left); err != nil {
 		return fmt.Errorf("%w; see erigon seg remove_overlaps", err)
 	}
-	after, err := t.settled(ctx)
-	if err != nil {
+	if err := t.settled(ctx, after); err != nil {
 		return err
 	}
-	if err := t.dropUnfinished(after); err != nil {
+	if err := t.dropUnfinished(after.all); err != nil {
 		return err
 	}
-	gone, came, other := changed(before, after)
+	gone, came, other := changed(before, after.all)
 	t.say("retired: %d files new, %d merged or removed, %d changed", len(came), len(gone), len(other))
-	return t.dropStaleTorrents(before, after)
+	return t.dropStaleTorrents(before, after.all)
 }
 
 func index(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -101,20 +101,17 @@ func index(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := t.run(ctx, &toolRun{args: argv}); err != nil {
 		return err
 	}
-	left, err := t.findings(ctx, func(f checkFinding) bool { return f.Rule == "missing-index" || f.Rule == "salt" })
-	if err == nil {
-		err = firstOf("seg index", left)
-	}
+	after, err := t.see(ctx)
 	if err != nil {
 		return err
 	}
-	after, err := t.look(ctx)
-	if err != nil {
+	left := t.findings(after, func(f checkFinding) bool { return f.Rule == "missing-index" || f.Rule == "salt" })
+	if err := firstOf("seg index", left); err != nil {
 		return err
 	}
-	_, came, other := changed(before, after)
+	_, came, other := changed(before, after.all)
 	t.say("indexed: %d files new, %d changed", len(came), len(other))
-	return t.dropStaleTorrents(before, after)
+	return t.dropStaleTorrents(before, after.all)
 }
 
 // clearIndexes runs seg clearIndexing, which says nothing: what counts is what lies there afterwards.

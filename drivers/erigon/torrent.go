@@ -82,7 +82,8 @@ type torrentFile struct {
 	PieceLength int64
 	Pieces      []byte // 20 bytes a piece
 
-	info []byte // the info dictionary as it stands, which the infohash is of
+	info []byte    // the info dictionary as it stands, which the infohash is of
+	file fileIdent // of which readTorrent read it
 }
 
 // Infohash is 40 lower-case hex digits.
@@ -137,14 +138,14 @@ func readTorrent(file, name string, size int64, changed time.Time) (torrentFile,
 	}
 	f := os.NewFile(uintptr(fd), file)
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return torrentFile{}, errors.New("it is not a regular file")
 	}
-	if info.Size() > maxTorrent(size) {
-		return torrentFile{}, fmt.Errorf("it has %d bytes, more than a torrent of this file can have", info.Size())
+	if st.Size > maxTorrent(size) {
+		return torrentFile{}, fmt.Errorf("it has %d bytes, more than a torrent of this file can have", st.Size)
 	}
-	b := make([]byte, info.Size())
+	b := make([]byte, st.Size)
 	if _, err := io.ReadFull(f, b); err != nil {
 		return torrentFile{}, fmt.Errorf("it can't be read: %w", err)
 	}
@@ -155,11 +156,14 @@ func readTorrent(file, name string, size int64, changed time.Time) (torrentFile,
 	if err := t.fits(name, size); err != nil {
 		return t, err
 	}
-	if info.ModTime().Before(changed) {
+	if t.file = identOfStat(&st); older(t.file, changed) {
 		return t, errors.New("it is older than its data")
 	}
 	return t, nil
 }
+
+// older tells whether a file was last written before a time.
+func older(id fileIdent, t time.Time) bool { return time.Unix(0, id.Mtime).Before(t) }
 
 // parseTorrent reads a .torrent of one file. It takes nothing after the end, which
 // Erigon's loader refuses too. What it accepts, every reader of bencode does.

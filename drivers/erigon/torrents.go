@@ -13,11 +13,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/capture"
 )
 
 // torrentOptions say how to make torrents.
@@ -69,10 +71,18 @@ type torrenting struct {
 	list snapshotList
 	sums *pieceSums
 
+	kept *folders // where the torrents are
+	good []right  // by data file: its torrent, once that is known to be right
+
 	mu      sync.Mutex // guards what follows, and calls of news
 	out     torrentSummary
-	entries map[string]core.Entry
-	written []string
+	written map[string]bool // folders in which names changed
+}
+
+// right is a torrent that holds the sums of its data; the zero value is none.
+type right struct {
+	rightTorrent
+	read bool // it was read in this run, and not remembered
 }
 
 // makeTorrents gives each file that consumers download a .torrent that is right: it trusts none that it
@@ -81,7 +91,7 @@ type torrenting struct {
 //
 // Errors: torrentError; errChanging if the set of files is another one at the end; errSumsBusy.
 func makeTorrents(ctx context.Context, o torrentOptions) (torrentSummary, error) {
-	t := &torrenting{torrentOptions: o, entries: map[string]core.Entry{}}
+	t := &torrenting{torrentOptions: o, written: map[string]bool{}}
 	if o.entryFile != "" && !o.dry {
 		// Nobody may take those of an earlier run for ours.
 		if err := os.Remove(o.entryFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -106,6 +116,8 @@ func makeTorrents(ctx context.Context, o torrentOptions) (torrentSummary, error)
 	if err := t.openStore(); err != nil {
 		return t.out, err
 	}
+	defer t.kept.close()
+	t.good = make([]right, len(t.list.data))
 	t.strays()
 	looks, err := t.lookAtAll(ctx)
 	if err != nil {
@@ -191,12 +203,12 @@ func (t *torrenting) path(name string) string {
 func (t *torrenting) wrote(file string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.written = append(t.written, file)
+	t.written[filepath.Dir(file)] = true
 }
 
 // torrentLook is what is known of a data file before any of its bytes is read.
 type torrentLook struct {
-	known   []bool // by piece: remembered; nil if none is
+	known   []bool // by piece: remembered; nil if none is, or all are
 	whole   bool   // all are
 	good    bool   // there is a torrent, and it is of the remembered sums
 	suspect bool   // bytes differed from the sums once
@@ -210,7 +222,7 @@ func (t *torrenting) lookAtAll(ctx context.Context) ([]torrentLook, error) {
 	for w := range t.workers {
 		wg.Go(func() {
 			for i := w; i < len(looks) && ctx.Err() == nil && errs[w] == nil; i += t.workers {
-				looks[i], errs[w] = t.look(t.list.data[i])
+				looks[i], errs[w] = t.look(i)
 			}
 		})
 	}
@@ -218,7 +230,12 @@ func (t *torrenting) lookAtAll(ctx context.Context) ([]torrentLook, error) {
 	return looks, errors.Join(append(errs, context.Cause(ctx))...)
 }
 
-func (t *torrenting) look(f dataFile) (torrentLook, error) {
+func (t *torrenting) look(i int) (torrentLook, error) {
+	f := t.list.data[i]
+	if r, doubt := t.sums.right(f.ident); r != nil && r.name == f.name && t.unchanged(f, r) {
+		t.enter(i, right{rightTorrent: *r})
+		return torrentLook{whole: true, good: true, suspect: doubt}, nil
+	}
 	pieces, known, whole, err := t.sums.get(f.ident)
 	if err != nil || !whole {
 		return torrentLook{known: known}, err
@@ -226,18 +243,24 @@ func (t *torrenting) look(f dataFile) (torrentLook, error) {
 	tf, err := readTorrent(t.torrent(f.name), f.name, f.ident.Size, t.changed(f.ident))
 	good := err == nil && bytes.Equal(tf.Pieces, pieces)
 	if good {
-		t.enter(f, tf.Infohash())
+		t.enter(i, right{rightTorrent{f.name, tf.Infohash(), tf.file}, true})
 	}
-	return torrentLook{known: known, whole: true, good: good, suspect: t.sums.suspected(f.ident)}, nil
+	return torrentLook{whole: true, good: good, suspect: t.sums.suspected(f.ident)}, nil
+}
+
+// unchanged tells whether a torrent that was right once is still the same file, by the rule that data is trusted by.
+func (t *torrenting) unchanged(f dataFile, r *rightTorrent) bool {
+	is, err := t.kept.ident(f.name + torrentExt)
+	return err == nil && is == r.file && !older(is, t.changed(f.ident))
 }
 
 // enter counts a file with a good torrent among what is published.
-func (t *torrenting) enter(f dataFile, infohash string) {
+func (t *torrenting) enter(i int, r right) {
+	t.good[i] = r // nobody else looks at this one now
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.out.Files++
-	t.out.Bytes += f.ident.Size
-	t.entries[f.name] = core.Entry{Name: f.name, Size: f.ident.Size, Sums: map[string]string{"infohash": infohash}}
+	t.out.Bytes += t.list.data[i].ident.Size
 }
 
 // plan says what is to be read: what is not remembered, and a share of what is.
@@ -247,12 +270,12 @@ func (t *torrenting) plan(looks []torrentLook) []*hashJob {
 	for i, f := range t.list.data {
 		k := looks[i]
 		units := unitsOf(f.ident.Size, func(piece int) bool {
-			return k.known == nil || !k.known[piece] || k.suspect || sampled[sampledUnit{i, piece / unitPieces}]
+			return !k.whole && (k.known == nil || !k.known[piece]) || k.suspect || sampled[sampledUnit{i, piece / unitPieces}]
 		})
 		if len(units) == 0 && k.good {
 			continue
 		}
-		j := &hashJob{name: f.name, file: t.path(f.name), ident: f.ident, units: units}
+		j := &hashJob{at: i, name: f.name, file: t.path(f.name), ident: f.ident, units: units}
 		for _, u := range units {
 			_, n := j.span(u)
 			t.out.Read += n
@@ -260,7 +283,7 @@ func (t *torrenting) plan(looks []torrentLook) []*hashJob {
 		if t.dry {
 			t.foresee(f, k)
 		} else if k.good {
-			t.leave(f) // until its bytes were compared
+			t.leave(i) // until its bytes were compared
 		}
 		if k.whole && len(units) > 0 {
 			t.out.Verified++
@@ -270,10 +293,10 @@ func (t *torrenting) plan(looks []torrentLook) []*hashJob {
 	return jobs
 }
 
-func (t *torrenting) leave(f dataFile) {
+func (t *torrenting) leave(i int) {
 	t.out.Files--
-	t.out.Bytes -= f.ident.Size
-	delete(t.entries, f.name)
+	t.out.Bytes -= t.list.data[i].ident.Size
+	t.good[i] = right{}
 }
 
 // foresee says what would become of a file's torrent as far as that can be known without reading.
@@ -306,7 +329,7 @@ func (t *torrenting) sample(looks []torrentLook) map[sampledUnit]bool {
 	var all []sampledUnit
 	for i, k := range looks {
 		if k.whole {
-			for u := range (len(k.known) + unitPieces - 1) / unitPieces {
+			for u := range (pieceCount(t.list.data[i].ident.Size) + unitPieces - 1) / unitPieces {
 				all = append(all, sampledUnit{i, u})
 			}
 		}
@@ -358,11 +381,14 @@ func (t *torrenting) settle(j *hashJob, pieces []byte) error {
 		if err := putTorrent(file, j.name, j.ident.Size, pieces, sync); err != nil {
 			return fmt.Errorf("write its torrent: %w", err)
 		}
+		if was.file, err = identOf(file); err != nil {
+			return err
+		}
 		t.wrote(file)
 		t.say(n)
 	}
 	t.sums.clear(j.ident)
-	t.enter(dataFile{j.name, j.ident}, n.Infohash)
+	t.enter(j.at, right{rightTorrent{j.name, n.Infohash, was.file}, true})
 	return nil
 }
 
@@ -375,10 +401,13 @@ func hashOrNone(t torrentFile) string {
 
 // finish makes all of it durable, and sees that what was hashed is still what lies there.
 func (t *torrenting) finish() error {
+	if err := t.learn(); err != nil {
+		return err
+	}
 	if err := t.linkStore(); err != nil {
 		return err
 	}
-	for _, dir := range foldersOf(t.written) {
+	for dir := range t.written {
 		if err := syncFolder(dir); err != nil {
 			return fmt.Errorf("sync %s: %w", dir, err)
 		}
@@ -410,22 +439,15 @@ func (t *torrenting) finish() error {
 func (t *torrenting) writeEntries() error {
 	file := t.entryFile
 	err := writeWhole(file, 0o644, func(w io.Writer) error {
-		buf := bufio.NewWriter(w)
-		enc := json.NewEncoder(buf)
-		enc.SetEscapeHTML(false)
-		for _, f := range t.list.data {
-			if err := enc.Encode(t.entries[f.name]); err != nil {
+		buf := bufio.NewWriterSize(w, 1<<16)
+		for i, f := range t.list.data {
+			if err := writeEntry(buf, f.name, f.ident.Size, t.good[i].infohash); err != nil {
 				return err
 			}
 		}
 		// Each torrent is an object too. Its bytes hold the date when it was made, so its infohash is its sum.
-		for _, f := range t.list.data {
-			info, err := os.Stat(t.torrent(f.name))
-			if err != nil {
-				return err
-			}
-			e := core.Entry{Name: f.name + torrentExt, Size: info.Size(), Sums: t.entries[f.name].Sums}
-			if err := enc.Encode(e); err != nil {
+		for i, f := range t.list.data {
+			if err := writeEntry(buf, f.name+torrentExt, t.good[i].file.Size, t.good[i].infohash); err != nil {
 				return err
 			}
 		}
@@ -438,4 +460,18 @@ func (t *torrenting) writeEntries() error {
 		return fmt.Errorf("write the entries: %w", err)
 	}
 	return nil
+}
+
+// writeEntry writes a core.Entry. Nearly all names are their own JSON, which spares tens of thousands of calls of encoding/json.
+func writeEntry(buf *bufio.Writer, name string, size int64, hash string) error {
+	if !capture.Plain(name) {
+		enc := json.NewEncoder(buf)
+		enc.SetEscapeHTML(false)
+		return enc.Encode(core.Entry{Name: name, Size: size, Sums: map[string]string{infohash: hash}})
+	}
+	b := append(append(buf.AvailableBuffer(), `{"name":"`...), name...)
+	b = strconv.AppendInt(append(b, `","size":`...), size, 10)
+	b = append(append(b, `,"sums":{"infohash":"`...), hash...)
+	_, err := buf.Write(append(b, "\"}}\n"...))
+	return err
 }

@@ -27,7 +27,7 @@ const torrentsUsage = "--datadir DIR [--verify full|sample:N] [--dry-run] [--ent
 // right torrent, 2 for wrong arguments, 3 when a file can't be published as it is, 1 for anything else.
 func torrentsVerb(ctx context.Context, args []string) int {
 	// Sums of the largest file take 10 MiB a TiB. The rest is garbage, and need not pile up.
-	debug.SetMemoryLimit(128 << 20)
+	debug.SetMemoryLimit(verbMemory)
 	return runTorrents(ctx, args, os.Stdout, os.Stderr)
 }
 
