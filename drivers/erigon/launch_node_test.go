@@ -107,6 +107,12 @@ func endAll(dir string) {
 // runNode starts a node by hand, with its output in a log.
 func runNode(t testing.TB, dir string, words ...string) *exec.Cmd {
 	t.Helper()
+	return runNodeIn(t, dir, dir, words...)
+}
+
+// runNodeIn gives it a working folder.
+func runNodeIn(t testing.TB, dir, work string, words ...string) *exec.Cmd {
+	t.Helper()
 	log, err := os.OpenFile(filepath.Join(dir, "node.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +120,7 @@ func runNode(t testing.TB, dir string, words ...string) *exec.Cmd {
 	defer log.Close()
 	cmd := exec.Command(os.Args[0], append([]string{"-test.run=^TestNodeChild$", "--", "--datadir", dir}, words...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), nodeChild + "=" + dir, "NODE_TOKEN=hunter2hunter2", "EMPTY=", "GORACE=atexit_sleep_ms=0"}
-	cmd.Dir = dir
+	cmd.Dir = work
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -84,6 +84,9 @@ func lookAtLaunch(p process) (launch, error) {
 	if !filepath.IsAbs(l.Exe) || !filepath.IsAbs(l.Dir) {
 		return l, fmt.Errorf("the program and the directory of %s can't be seen", p)
 	}
+	if folder, deleted := strings.CutSuffix(l.Dir, " (deleted)"); deleted {
+		return l, declinef("%s could not be started again as it runs: its working folder %s is gone. Restart it from a folder that is there", p, folder)
+	}
 	for i := range l.Files {
 		l.Files[i] = streamOf(p.PID, i)
 	}

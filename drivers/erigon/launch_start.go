@@ -146,6 +146,9 @@ func (s *starting) start() error {
 	if info, err := os.Stat(l.Exe); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return fmt.Errorf("%s, which erigon was launched from, is no program now: put it back, or start the new one by hand and run launch save", l.Exe)
 	}
+	if info, err := os.Stat(l.Dir); err != nil || !info.IsDir() {
+		return fmt.Errorf("%s, in which erigon was launched, is no folder now: put it back, or start erigon by hand and run launch save", l.Dir)
+	}
 	for i := range s.files {
 		if err := s.open(i); err != nil {
 			return err

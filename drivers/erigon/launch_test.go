@@ -222,6 +222,32 @@ func TestLaunchStartFails(t *testing.T) {
 	eventually(t, func() bool { p, _ := lockHolder(dir); return p != nil })
 }
 
+// TestLaunchWithoutItsFolder: a node whose working folder is gone could not be started again, so it is not stopped.
+func TestLaunchWithoutItsFolder(t *testing.T) {
+	t.Parallel()
+	dir := launchDatadir(t)
+	work := t.TempDir()
+	node := runNodeIn(t, dir, work)
+	mustSay(t, 0, "saved", "save", "--datadir", dir)
+	if err := os.Remove(work); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"save", "stop"} {
+		mustSay(t, 3, "its working folder "+work+" is gone", verb, "--datadir", dir)
+	}
+	if p, err := lockHolder(dir); err != nil || p == nil {
+		t.Fatalf("it was stopped: %v", err)
+	}
+	node.Process.Signal(os.Interrupt)
+	eventually(t, func() bool { p, err := lockHolder(dir); return err == nil && p == nil })
+	mustSay(t, 1, work+", in which erigon was launched, is no folder now", "start", "--datadir", dir)
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mustSay(t, 0, "erigon runs", "start", "--datadir", dir)
+	mustSay(t, 0, "is gone", "stop", "--datadir", dir)
+}
+
 // TestLaunchStartOnce is several starts at once: one node lives.
 func TestLaunchStartOnce(t *testing.T) {
 	t.Parallel()
