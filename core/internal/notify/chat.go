@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ func (c *chat) name(ctx context.Context) string {
 }
 
 // titled are the services that show a title apart from the message.
-var titled = []string{"smtp", "generic", "ntfy", "gotify", "pushover", "pushbullet", "bark"}
+var titled = []string{"generic", "ntfy", "gotify", "pushover", "pushbullet", "bark"}
 
 func (c *chat) send(ctx context.Context, e Event) error {
 	address, err := c.url.Reveal(ctx)
@@ -46,19 +47,22 @@ func (c *chat) send(ctx context.Context, e Event) error {
 	}
 	locate := router.ServiceRouter{}
 	service, err := locate.Locate(address)
+	post, isMail := service.(*smtp.Service)
+	if isMail && err != nil {
+		err = unusable(post, address, err)
+	}
 	if err != nil {
 		return fmt.Errorf("the address can't be used: %s", scrub(err.Error(), address))
+	}
+	if isMail {
+		return c.mail(ctx, post, address, e)
 	}
 	title := ""
 	if u, err := url.Parse(address); err == nil && slices.Contains(titled, service.GetID()) &&
 		!u.Query().Has("title") && !u.Query().Has("subject") {
 		title = clip(e.title(), maxTitle)
 	}
-	again := passing
-	if service.GetID() == smtp.Scheme {
-		again = passingMail
-	}
-	post := func(e Event) error {
+	tell := func(e Event) error {
 		send := c.fit(ctx, service, e, title)
 		return c.pause.retry(ctx, func() (bool, time.Duration, error) {
 			err := deliver(ctx, send)
@@ -71,25 +75,24 @@ func (c *chat) send(ctx context.Context, e Event) error {
 				after = busy.after
 			}
 			text := scrub(err.Error(), address)
-			return again.MatchString(text) && ctx.Err() == nil, after, errors.New(text)
+			return passing.MatchString(text) && ctx.Err() == nil, after, errors.New(text)
 		})
 	}
-	err = post(e)
-	// A mail may have reached some of its readers, and no server refuses one of this size.
-	if err != nil && e.Report != "" && service.GetID() != smtp.Scheme && !again.MatchString(err.Error()) && ctx.Err() == nil {
-		return post(e.withoutReport())
+	err = tell(e)
+	if err != nil && e.Report != "" && !passing.MatchString(err.Error()) && ctx.Err() == nil {
+		return tell(e.withoutReport())
 	}
 	return err
 }
 
 // passing recognises what may be over in a moment: too many requests, a fault of the server, the network.
-// Services give no more than a text. A mail server says 4xx for that, and 5xx for ever.
+// Services give no more than a text.
 var (
-	passing     = regexp.MustCompile(`\b(429|5\d\d)\b|` + network)
-	passingMail = regexp.MustCompile(`\b4[25]\d\b|` + network)
+	passing = regexp.MustCompile(`\b(429|5\d\d)\b|` + network)
+	broken  = regexp.MustCompile(network)
 )
 
-const network = `connection re(fused|set)|[tT]imeout|no such host|EOF|took longer`
+const network = `connection re(fused|set)|broken pipe|[tT]imeout|no such host|EOF|took longer`
 
 // deliver calls send and waits as long as a request may take. The library takes no context: one that hangs is left to itself.
 func deliver(ctx context.Context, send func() error) error {
@@ -132,21 +135,25 @@ func scrub(text, address string) string {
 	return cut(oneLine(text), 500)
 }
 
-// tokens returns the parts of an address that may be secret, as written and decoded.
+// tokens returns the parts of an address that may be secret, as written, decoded, and as they stand in quotes.
 func tokens(address string) []string {
 	var parts []string
 	add := func(words ...string) {
 		for _, w := range words {
-			parts = append(parts, w)
+			forms := []string{w}
 			if plain, err := url.QueryUnescape(w); err == nil {
-				parts = append(parts, plain)
+				forms = append(forms, plain)
 			}
 			if plain, err := url.PathUnescape(w); err == nil {
-				parts = append(parts, plain)
+				forms = append(forms, plain)
+			}
+			for _, form := range forms {
+				quoted := strconv.Quote(form)
+				parts = append(parts, form, quoted[1:len(quoted)-1])
 			}
 		}
 	}
-	_, rest, ok := strings.Cut(address, "://")
+	_, rest, ok := strings.Cut(address, "//") // also where the scheme is missing
 	if !ok {
 		return []string{address}
 	}

@@ -432,6 +432,7 @@ func FuzzScrub(f *testing.F) {
 	f.Add("discord://tokentoken@1234567890?thread_id=99887766", "Post \"https://discord.com/api/webhooks/1234567890/tokentoken\": EOF")
 	f.Add("smtp://user%40x:pa%20ssword@mail.example:587/?from=a@b.example", "auth pa ssword pa%20ssword")
 	f.Add("generic+https://h.example/a/b", "")
+	f.Add("//:!20ssword@.", "")
 	f.Fuzz(func(t *testing.T, address, text string) {
 		clean := scrub(text, address)
 		if !utf8.ValidString(clean) || utf8.RuneCountInString(clean) > 500 {

@@ -2,12 +2,10 @@ package notify
 
 import (
 	"context"
-	"mime"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/nicholas-fedor/shoutrrr/pkg/services/chat/discord"
-	"github.com/nicholas-fedor/shoutrrr/pkg/services/email/smtp"
 	"github.com/nicholas-fedor/shoutrrr/pkg/services/specialized/generic"
 	"github.com/nicholas-fedor/shoutrrr/pkg/types"
 )
@@ -18,8 +16,6 @@ const (
 	maxMessage  = 1800      // what every service takes; Discord's 2000 characters are the least
 	maxTitle    = 200
 	maxMailText = 32 << 10 // of a mail, beside the report
-	maxMailLine = 900      // RFC 5322, 2.1.1 allows 998
-	maxHTMLLine = 180      // a line of the above as HTML: five bytes a quote
 )
 
 // reportField is the field of a webhook's JSON that holds the report.
@@ -38,11 +34,6 @@ func (c *chat) fit(ctx context.Context, service types.Service, e Event, title st
 		if !s.Config.JSON {
 			return c.discord(ctx, s, e)
 		}
-	case *smtp.Service:
-		if title != "" {
-			params.SetTitle(mime.QEncoding.Encode("utf-8", title))
-		}
-		message = mailText(s, e)
 	case *generic.Service:
 		if e.Report != "" && strings.EqualFold(s.Config.Template, generic.JSONTemplate) && s.Config.TitleKey != reportField && s.Config.MessageKey != reportField {
 			params[reportField] = e.Report
@@ -50,22 +41,6 @@ func (c *chat) fit(ctx context.Context, service types.Service, e Event, title st
 		}
 	}
 	return func() error { return service.Send(message, &params) }
-}
-
-// mailText is the text of a mail. The library sends one text, so the report is below.
-func mailText(s *smtp.Service, e Event) string {
-	text := e.alone(maxMailText)
-	if e.Report != "" {
-		text += "\n\nThe report:\n\n" + e.Report
-	}
-	if !s.Config.UseHTML {
-		return fold(text, maxMailLine)
-	}
-	// Its own template takes the text as HTML.
-	if err := s.SetTemplateString("HTML", "<pre>{{html .message}}</pre>"); err != nil {
-		s.Config.UseHTML = false
-	}
-	return fold(text, maxHTMLLine)
 }
 
 // alone is the message without the report.
@@ -134,21 +109,4 @@ func clip(s string, limit int) string {
 		end = line + 1
 	}
 	return s[:end] + mark
-}
-
-// fold breaks lines that are longer than so many bytes.
-func fold(s string, limit int) string {
-	var b strings.Builder
-	for line := range strings.Lines(s) {
-		for len(line) > limit {
-			end := limit
-			for end > 1 && !utf8.RuneStart(line[end]) {
-				end--
-			}
-			b.WriteString(line[:end] + "\n")
-			line = line[end:]
-		}
-		b.WriteString(line)
-	}
-	return b.String()
 }
