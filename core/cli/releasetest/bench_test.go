@@ -31,7 +31,7 @@ exit $exit
 // BenchmarkNothingNew releases a chain of a real one's size over and over with nothing new. It takes off what Erigon's own
 // commands take by themselves, as told by a program between us and them, the node's own stop and start (from the moment that
 // it is told, until it is gone, or until it has been up for as long as `launch start` and the look after it want to see), and
-// while the storage had something to answer: the one list of 35,000 keys is the storage's own work.
+// while the storage or its CDN had something to answer: the one list of 35,000 keys is the storage's own work.
 func BenchmarkNothingNew(b *testing.B) {
 	w := newWorld(b, options{still: true, files: 17_500})
 	own := w.path("own")

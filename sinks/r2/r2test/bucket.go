@@ -217,7 +217,7 @@ func (b *Bucket) Counts() map[string]int {
 	return maps.Clone(b.counts)
 }
 
-// Worked is for how long there was a request that the bucket had not answered.
+// Worked is for how long there was a request that the bucket, or the cache before it, had not answered.
 func (b *Bucket) Worked() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -62,6 +62,8 @@ func New(t testing.TB, opts ...Option) *Site {
 	c := startCDN(t, b, o.slice)
 	s := &Site{Bucket: b, PublicURL: c.url, cdn: c, secret: map[string]string{}}
 	s.Purger = newPurger(t, func(urls []string) error {
+		b.begins()
+		defer b.ends()
 		return c.still(func() error {
 			for _, u := range urls {
 				if err := c.purge(u); err != nil {
