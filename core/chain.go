@@ -176,12 +176,12 @@ type Importer interface {
 	Import(ctx context.Context, foreign []byte) ([]byte, error)
 }
 
-// Change is a proposed list beside what is published, by where that was read:
-// "review", "bucket". Config is the chain's own part of the configuration.
+// Change is a proposed list beside what is published, by where that was read: "review", "bucket". Lists are as
+// the chain's Catalog reads them. Config is the chain's own part of the configuration.
 type Change struct {
 	Config    json.RawMessage
-	Published map[string][]Entry
-	Proposed  []Entry
+	Published map[string][]byte
+	Proposed  []byte
 }
 
 // Verdict is a Judge's answer.

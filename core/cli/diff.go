@@ -8,9 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,32 +43,23 @@ func (a *app) diff(cmd *cobra.Command, older, newer string) error {
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(400) // this process ends with the answer
-	var lists [2][]core.Entry
-	var errs [2]error
-	var both sync.WaitGroup
-	for i, name := range []string{older, newer} {
-		both.Go(func() {
-			body, err := readList(ctx, name)
-			if err == nil {
-				lists[i], err = chain.(core.Catalog).Parse(ctx, body)
-			}
-			if err != nil {
-				errs[i] = usage("read %s: %w", name, err)
-			}
-		})
-	}
-	both.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
+	names := [2]string{older, newer}
+	var lists [2][]byte
+	for i, name := range names {
+		if lists[i], err = readList(ctx, name); err != nil {
+			return usage("read %s: %w", name, err)
 		}
 	}
-	v, err := chain.(core.Judge).Judge(ctx, core.Change{Config: own, Published: map[string][]core.Entry{older: lists[0]}, Proposed: lists[1]})
+	v, err := chain.(core.Judge).Judge(ctx, core.Change{Config: own, Published: map[string][]byte{older: lists[0]}, Proposed: lists[1]})
 	if errors.Is(err, core.ErrUnsupported) {
 		return usage("the driver of %s judges no lists", a.chain)
 	}
 	if err != nil {
+		for i, name := range names { // which of them, in the words of who reads it
+			if _, wrong := chain.(core.Catalog).Parse(ctx, lists[i]); wrong != nil {
+				return usage("read %s: %w", name, wrong)
+			}
+		}
 		return err
 	}
 	if a.json() {

@@ -232,30 +232,11 @@ func fromEntries(in *pluginpb.Entries) ([]core.Entry, error) {
 }
 
 func toChange(c core.Change) *pluginpb.Change {
-	out := &pluginpb.Change{Config: c.Config, Proposed: toEntries(c.Proposed)}
-	if len(c.Published) > 0 {
-		out.Published = make(map[string]*pluginpb.Entries, len(c.Published))
-	}
-	for where, list := range c.Published {
-		out.Published[where] = toEntries(list)
-	}
-	return out
+	return &pluginpb.Change{Config: c.Config, Published: c.Published, Proposed: c.Proposed}
 }
 
-func fromChange(c *pluginpb.Change) (out core.Change, err error) {
-	out.Config = c.GetConfig()
-	if out.Proposed, err = fromEntries(c.GetProposed()); err != nil {
-		return out, err
-	}
-	if len(c.GetPublished()) > 0 {
-		out.Published = make(map[string][]core.Entry, len(c.GetPublished()))
-	}
-	for where, list := range c.GetPublished() {
-		if out.Published[where], err = fromEntries(list); err != nil {
-			return out, err
-		}
-	}
-	return out, nil
+func fromChange(c *pluginpb.Change) core.Change {
+	return core.Change{Config: c.GetConfig(), Published: c.GetPublished(), Proposed: c.GetProposed()}
 }
 
 func toVerdict(v core.Verdict) *pluginpb.Verdict {

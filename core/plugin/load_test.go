@@ -230,7 +230,7 @@ func TestOptional(t *testing.T) {
 	if _, err := chain.(core.Importer).Import(t.Context(), []byte("else")); !errors.Is(err, core.ErrForeign) {
 		t.Errorf("Import: %v", err)
 	}
-	v, err := chain.(core.Judge).Judge(t.Context(), core.Change{Published: map[string][]core.Entry{"bucket": entries}})
+	v, err := chain.(core.Judge).Judge(t.Context(), core.Change{Published: map[string][]byte{"bucket": []byte("3 a\n4 b\n")}})
 	if err != nil || v.Safe || len(v.Findings) != 2 {
 		t.Errorf("Judge: %+v, %v", v, err)
 	}

@@ -147,11 +147,7 @@ type judgeServer struct {
 }
 
 func (s *judgeServer) Judge(ctx context.Context, c *pluginpb.Change) (*pluginpb.Verdict, error) {
-	change, err := fromChange(c)
-	if err != nil {
-		return nil, err
-	}
-	v, err := s.judge.Judge(ctx, change)
+	v, err := s.judge.Judge(ctx, fromChange(c))
 	return toVerdict(v), encodeError(err)
 }
 

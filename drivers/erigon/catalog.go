@@ -30,20 +30,28 @@ type catalog struct{}
 // a snapshot file, as what was published long ago may hold others. No
 // entries are no error: such a list is really published for a chain that is to come.
 func (catalog) Parse(_ context.Context, body []byte) ([]core.Entry, error) {
-	if len(body) > maxList {
-		return nil, fmt.Errorf("the list has %d bytes, more than %d", len(body), maxList)
-	}
 	var entries []core.Entry
-	seen := map[string]int{}
-	for n := 1; len(body) > 0; n++ {
-		line := body
-		if i := bytes.IndexByte(body, '\n'); i >= 0 {
-			line, body = body[:i], body[i+1:]
-		} else {
-			body = nil
-		}
+	err := eachListed(body, func(name, sum string) {
+		entries = append(entries, core.Entry{Name: name, Sums: map[string]string{infohash: sum}})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// eachListed tells of each name in a list and its infohash.
+func eachListed(body []byte, tell func(name, sum string)) error {
+	if len(body) > maxList {
+		return fmt.Errorf("the list has %d bytes, more than %d", len(body), maxList)
+	}
+	seen := make(map[string]int, bytes.Count(body, []byte("\n")))
+	n := 0
+	for line := range bytes.Lines(body) {
+		n++
+		line = bytes.TrimSuffix(line, []byte("\n"))
 		if len(line) > maxLine {
-			return nil, fmt.Errorf("line %d has %d bytes, more than %d", n, len(line), maxLine)
+			return fmt.Errorf("line %d has %d bytes, more than %d", n, len(line), maxLine)
 		}
 		text := strings.Trim(string(line), " \t\r")
 		if text == "" || text[0] == '#' {
@@ -51,17 +59,17 @@ func (catalog) Parse(_ context.Context, body []byte) ([]core.Entry, error) {
 		}
 		name, sum, err := parseLine(text)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			return fmt.Errorf("line %d: %w", n, err)
 		}
 		if first := seen[name]; first > 0 {
-			return nil, fmt.Errorf("line %d: %s is on line %d already", n, name, first)
+			return fmt.Errorf("line %d: %s is on line %d already", n, name, first)
 		}
 		if seen[name] = n; len(seen) > maxEntries {
-			return nil, fmt.Errorf("line %d: more than %d entries", n, maxEntries)
+			return fmt.Errorf("line %d: more than %d entries", n, maxEntries)
 		}
-		entries = append(entries, core.Entry{Name: name, Sums: map[string]string{infohash: sum}})
+		tell(name, sum)
 	}
-	return entries, nil
+	return nil
 }
 
 func parseLine(text string) (name, sum string, err error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -77,28 +78,12 @@ func (judge) Judge(_ context.Context, c core.Change) (core.Verdict, error) {
 	if err != nil {
 		return core.Verdict{}, err
 	}
-	var proposed *list
-	var perr error
-	var reading sync.WaitGroup
-	reading.Go(func() { proposed, perr = readList("proposed", c.Proposed) })
-	defer reading.Wait()
-	var published []*list
-	for _, where := range slices.Sorted(maps.Keys(c.Published)) {
-		if n := len(published); n > 0 && equalLists(c.Published[published[n-1].where], c.Published[where]) {
-			published = append(published, &list{where, published[n-1].contents})
-			continue
-		}
-		l, err := readList(where, c.Published[where])
-		if err != nil {
-			return core.Verdict{}, err
-		}
-		published = append(published, l)
-	}
-	if reading.Wait(); perr != nil {
-		return core.Verdict{}, perr
+	lists, err := readLists(c)
+	if err != nil {
+		return core.Verdict{}, err
 	}
 
-	j := judgement{proposed: proposed, published: published, allow: allow}
+	j := judgement{proposed: lists[0], published: lists[1:], allow: allow}
 	changes := j.changes()
 	v := core.Verdict{Safe: true, Classes: classes, Findings: make([]core.Finding, len(changes))}
 	for i, c := range changes {
@@ -214,31 +199,47 @@ type contents struct {
 	odd    []named            // whose name is no snapshot file's
 }
 
-// equalLists tells lists that are the same in the same order, as those of one review are that
-// was merged and published: the common case, in which the second need not be read.
-func equalLists(a, b []core.Entry) bool {
-	return slices.EqualFunc(a, b, func(x, y core.Entry) bool { return x.Name == y.Name && x.Sums[infohash] == y.Sums[infohash] })
+// readLists reads the proposed list and then the published ones, by where. Lists of the same bytes, as those of one
+// review are that was merged and published, share their contents.
+func readLists(c core.Change) ([]*list, error) {
+	places, bodies := []string{"proposed"}, [][]byte{c.Proposed}
+	for _, where := range slices.Sorted(maps.Keys(c.Published)) {
+		places, bodies = append(places, where), append(bodies, c.Published[where])
+	}
+	lists, errs := make([]*list, len(places)), make([]error, len(places))
+	var reading sync.WaitGroup
+	for i, body := range bodies {
+		if firstEqual(bodies, body) == i {
+			reading.Go(func() { lists[i], errs[i] = readList(places[i], body) })
+		}
+	}
+	reading.Wait()
+	for i, body := range bodies {
+		if first := firstEqual(bodies, body); first < i && errs[first] == nil {
+			lists[i] = &list{places[i], lists[first].contents}
+		}
+	}
+	return lists, errors.Join(errs...)
 }
 
-var errNoSum = errors.New("an entry needs an infohash of 40 lower-case hex digits")
+func firstEqual(bodies [][]byte, body []byte) int {
+	return slices.IndexFunc(bodies, func(b []byte) bool { return bytes.Equal(b, body) })
+}
 
-func readList(where string, entries []core.Entry) (*list, error) {
-	l := &list{where, &contents{sums: make(map[string]string, len(entries)), files: make([]named, 0, len(entries))}}
-	for _, e := range entries {
-		sum := e.Sums[infohash]
-		if !isInfohash(sum) {
-			return nil, fmt.Errorf("%s list: %.80q: %w", where, e.Name, errNoSum)
-		}
-		if _, twice := l.sums[e.Name]; twice {
-			return nil, fmt.Errorf("%s list: %.80q is in it twice", where, e.Name)
-		}
-		l.sums[e.Name] = sum
-		f, reason := parse(e.Name)
+func readList(where string, body []byte) (*list, error) {
+	lines := bytes.Count(body, []byte("\n"))
+	l := &list{where, &contents{sums: make(map[string]string, lines), files: make([]named, 0, lines)}}
+	err := eachListed(body, func(name, sum string) {
+		l.sums[name] = sum
+		f, reason := parse(name)
 		if reason != "" {
-			l.odd = append(l.odd, named{Name: e.Name, Sum: sum})
-			continue
+			l.odd = append(l.odd, named{Name: name, Sum: sum})
+			return
 		}
-		l.files = append(l.files, named{f, e.Name, sum})
+		l.files = append(l.files, named{f, name, sum})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s list: %w", where, err)
 	}
 	l.series, l.reach = bySeries(l.files), map[series][]reach{}
 	for s, files := range l.series {

@@ -59,7 +59,7 @@ func readList(body []byte) (entries []core.Entry, err error) {
 }
 
 func (c listChain) Judge(_ context.Context, ch core.Change) (core.Verdict, error) {
-	v := core.Verdict{Safe: c.unsafe == "", Report: fmt.Sprintf("%d published, %d proposed", len(ch.Published["bucket"]), len(ch.Proposed))}
+	v := core.Verdict{Safe: c.unsafe == "", Report: fmt.Sprintf("%d published, %d proposed", bytes.Count(ch.Published["bucket"], []byte("\n")), bytes.Count(ch.Proposed, []byte("\n")))}
 	if c.unsafe != "" {
 		v.Findings = []core.Finding{{Class: "hash_changes", Name: c.unsafe, Refuse: true}}
 	}

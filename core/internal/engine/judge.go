@@ -36,7 +36,7 @@ func (r *Run) judge(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	return r.verdict(ctx, n, p.list, p.named)
+	return r.verdict(ctx, n, p.list)
 }
 
 // judgeAgain compares what the review let through with what is published by then.
@@ -48,20 +48,16 @@ func (r *Run) judgeAgain(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
-	named, err := r.parse(ctx, body)
-	if err != nil {
-		return err
-	}
-	return r.verdict(ctx, n, body, named)
+	return r.verdict(ctx, n, body)
 }
 
-func (r *Run) verdict(ctx context.Context, n *Node, list []byte, proposed []core.Entry) error {
+func (r *Run) verdict(ctx context.Context, n *Node, list []byte) error {
 	judge, ok := r.Chain.(core.Judge)
 	if !ok {
 		return fmt.Errorf("driver %s replaces keys in place and has no judge: %w", r.Driver, core.ErrUnsupported)
 	}
-	change := core.Change{Config: r.Config, Published: map[string][]core.Entry{}, Proposed: proposed}
-	bucket, named, _, err := r.published(ctx, n)
+	change := core.Change{Config: r.Config, Published: map[string][]byte{}, Proposed: list}
+	bucket, _, _, err := r.published(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -69,7 +65,7 @@ func (r *Run) verdict(ctx context.Context, n *Node, list []byte, proposed []core
 		return nil // it was judged, and nothing is published otherwise by it
 	}
 	if bucket != nil {
-		change.Published["bucket"] = named
+		change.Published["bucket"] = bucket
 	}
 	// Once it is through, the review holds what is proposed.
 	if n.Reviewed == nil {
@@ -137,8 +133,9 @@ func (r *Run) addReviewed(ctx context.Context, n *Node, bucket []byte, change *c
 			return err
 		}
 	}
-	if change.Published["review"], err = r.parse(ctx, body); err != nil {
+	if _, err := r.parse(ctx, body); err != nil {
 		return fmt.Errorf("the list under review: %w", err)
 	}
+	change.Published["review"] = body
 	return nil
 }

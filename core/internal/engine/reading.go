@@ -64,7 +64,6 @@ func (r *Run) parse(ctx context.Context, list []byte) ([]core.Entry, error) {
 type proposal struct {
 	entries []core.Entry // of all objects
 	list    []byte
-	named   []core.Entry // what the list says: what is judged is what is published
 }
 
 // proposed reads what was sealed and renders its list.
@@ -90,8 +89,8 @@ func (r *Run) proposed(ctx context.Context, n *Node) (*proposal, error) {
 	if p.list, err = c.Render(ctx, p.entries); err != nil {
 		return nil, fmt.Errorf("render the list: %w", err)
 	}
-	p.named, err = r.parse(ctx, p.list)
-	if err == nil && len(p.named) == 0 {
+	named, err := r.parse(ctx, p.list) // what is judged is what consumers read
+	if err == nil && len(named) == 0 {
 		err = errors.New("it names nothing, and such a list makes nodes fail")
 	}
 	if err != nil {

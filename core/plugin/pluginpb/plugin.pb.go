@@ -1886,8 +1886,8 @@ func (x *ImportRequest) GetForeign() []byte {
 type Change struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Config        []byte                 `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
-	Published     map[string]*Entries    `protobuf:"bytes,2,rep,name=published,proto3" json:"published,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Proposed      *Entries               `protobuf:"bytes,3,opt,name=proposed,proto3" json:"proposed,omitempty"`
+	Published     map[string][]byte      `protobuf:"bytes,2,rep,name=published,proto3" json:"published,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // lists as Parse takes them
+	Proposed      []byte                 `protobuf:"bytes,3,opt,name=proposed,proto3" json:"proposed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1929,14 +1929,14 @@ func (x *Change) GetConfig() []byte {
 	return nil
 }
 
-func (x *Change) GetPublished() map[string]*Entries {
+func (x *Change) GetPublished() map[string][]byte {
 	if x != nil {
 		return x.Published
 	}
 	return nil
 }
 
-func (x *Change) GetProposed() *Entries {
+func (x *Change) GetProposed() []byte {
 	if x != nil {
 		return x.Proposed
 	}
@@ -3217,14 +3217,14 @@ const file_plugin_proto_rawDesc = "" +
 	"\bDocument\x12\x12\n" +
 	"\x04body\x18\x01 \x01(\fR\x04body\")\n" +
 	"\rImportRequest\x12\x18\n" +
-	"\aforeign\x18\x01 \x01(\fR\aforeign\"\xf7\x01\n" +
+	"\aforeign\x18\x01 \x01(\fR\aforeign\"\xc1\x01\n" +
 	"\x06Change\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\fR\x06config\x12E\n" +
-	"\tpublished\x18\x02 \x03(\v2'.snapfw.plugin.v1.Change.PublishedEntryR\tpublished\x125\n" +
-	"\bproposed\x18\x03 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\bproposed\x1aW\n" +
+	"\tpublished\x18\x02 \x03(\v2'.snapfw.plugin.v1.Change.PublishedEntryR\tpublished\x12\x1a\n" +
+	"\bproposed\x18\x03 \x01(\fR\bproposed\x1a<\n" +
 	"\x0ePublishedEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.snapfw.plugin.v1.EntriesR\x05value:\x028\x01\"\x86\x01\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x86\x01\n" +
 	"\aVerdict\x12\x12\n" +
 	"\x04safe\x18\x01 \x01(\bR\x04safe\x125\n" +
 	"\bfindings\x18\x02 \x03(\v2\x19.snapfw.plugin.v1.FindingR\bfindings\x12\x16\n" +
@@ -3443,64 +3443,62 @@ var file_plugin_proto_depIdxs = []int32{
 	55, // 30: snapfw.plugin.v1.Command.grace:type_name -> google.protobuf.Duration
 	50, // 31: snapfw.plugin.v1.Entries.sums:type_name -> snapfw.plugin.v1.Entries.SumsEntry
 	51, // 32: snapfw.plugin.v1.Change.published:type_name -> snapfw.plugin.v1.Change.PublishedEntry
-	22, // 33: snapfw.plugin.v1.Change.proposed:type_name -> snapfw.plugin.v1.Entries
-	29, // 34: snapfw.plugin.v1.Verdict.findings:type_name -> snapfw.plugin.v1.Finding
-	52, // 35: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
-	30, // 36: snapfw.plugin.v1.UploadCall.target:type_name -> snapfw.plugin.v1.Target
-	32, // 37: snapfw.plugin.v1.UploadCall.request:type_name -> snapfw.plugin.v1.UploadRequest
-	56, // 38: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
-	53, // 39: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
-	54, // 40: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
-	33, // 41: snapfw.plugin.v1.Objects.objects:type_name -> snapfw.plugin.v1.Object
-	30, // 42: snapfw.plugin.v1.PutRequest.target:type_name -> snapfw.plugin.v1.Target
-	35, // 43: snapfw.plugin.v1.PutRequest.condition:type_name -> snapfw.plugin.v1.Condition
-	30, // 44: snapfw.plugin.v1.GetRequest.target:type_name -> snapfw.plugin.v1.Target
-	33, // 45: snapfw.plugin.v1.GetReply.object:type_name -> snapfw.plugin.v1.Object
-	30, // 46: snapfw.plugin.v1.ListRequest.target:type_name -> snapfw.plugin.v1.Target
-	30, // 47: snapfw.plugin.v1.DeleteRequest.target:type_name -> snapfw.plugin.v1.Target
-	30, // 48: snapfw.plugin.v1.CopyRequest.target:type_name -> snapfw.plugin.v1.Target
-	42, // 49: snapfw.plugin.v1.CopyRequest.moves:type_name -> snapfw.plugin.v1.Move
-	30, // 50: snapfw.plugin.v1.PurgeRequest.target:type_name -> snapfw.plugin.v1.Target
-	30, // 51: snapfw.plugin.v1.FrontRequest.target:type_name -> snapfw.plugin.v1.Target
-	23, // 52: snapfw.plugin.v1.Entries.SumsEntry.value:type_name -> snapfw.plugin.v1.Column
-	22, // 53: snapfw.plugin.v1.Change.PublishedEntry.value:type_name -> snapfw.plugin.v1.Entries
-	0,  // 54: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
-	4,  // 55: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
-	7,  // 56: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
-	10, // 57: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
-	24, // 58: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
-	22, // 59: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
-	27, // 60: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
-	26, // 61: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
-	31, // 62: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
-	36, // 63: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
-	37, // 64: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
-	39, // 65: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
-	40, // 66: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
-	43, // 67: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
-	44, // 68: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
-	46, // 69: snapfw.plugin.v1.Fronted.Front:input_type -> snapfw.plugin.v1.FrontRequest
-	1,  // 70: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
-	5,  // 71: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
-	9,  // 72: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
-	12, // 73: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
-	22, // 74: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
-	25, // 75: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
-	28, // 76: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
-	25, // 77: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
-	20, // 78: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
-	33, // 79: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
-	38, // 80: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
-	34, // 81: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Objects
-	41, // 82: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
-	42, // 83: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
-	45, // 84: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
-	47, // 85: snapfw.plugin.v1.Fronted.Front:output_type -> snapfw.plugin.v1.FrontReply
-	70, // [70:86] is the sub-list for method output_type
-	54, // [54:70] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	29, // 33: snapfw.plugin.v1.Verdict.findings:type_name -> snapfw.plugin.v1.Finding
+	52, // 34: snapfw.plugin.v1.Target.secrets:type_name -> snapfw.plugin.v1.Target.SecretsEntry
+	30, // 35: snapfw.plugin.v1.UploadCall.target:type_name -> snapfw.plugin.v1.Target
+	32, // 36: snapfw.plugin.v1.UploadCall.request:type_name -> snapfw.plugin.v1.UploadRequest
+	56, // 37: snapfw.plugin.v1.Object.modified:type_name -> google.protobuf.Timestamp
+	53, // 38: snapfw.plugin.v1.Object.sums:type_name -> snapfw.plugin.v1.Object.SumsEntry
+	54, // 39: snapfw.plugin.v1.Object.meta:type_name -> snapfw.plugin.v1.Object.MetaEntry
+	33, // 40: snapfw.plugin.v1.Objects.objects:type_name -> snapfw.plugin.v1.Object
+	30, // 41: snapfw.plugin.v1.PutRequest.target:type_name -> snapfw.plugin.v1.Target
+	35, // 42: snapfw.plugin.v1.PutRequest.condition:type_name -> snapfw.plugin.v1.Condition
+	30, // 43: snapfw.plugin.v1.GetRequest.target:type_name -> snapfw.plugin.v1.Target
+	33, // 44: snapfw.plugin.v1.GetReply.object:type_name -> snapfw.plugin.v1.Object
+	30, // 45: snapfw.plugin.v1.ListRequest.target:type_name -> snapfw.plugin.v1.Target
+	30, // 46: snapfw.plugin.v1.DeleteRequest.target:type_name -> snapfw.plugin.v1.Target
+	30, // 47: snapfw.plugin.v1.CopyRequest.target:type_name -> snapfw.plugin.v1.Target
+	42, // 48: snapfw.plugin.v1.CopyRequest.moves:type_name -> snapfw.plugin.v1.Move
+	30, // 49: snapfw.plugin.v1.PurgeRequest.target:type_name -> snapfw.plugin.v1.Target
+	30, // 50: snapfw.plugin.v1.FrontRequest.target:type_name -> snapfw.plugin.v1.Target
+	23, // 51: snapfw.plugin.v1.Entries.SumsEntry.value:type_name -> snapfw.plugin.v1.Column
+	0,  // 52: snapfw.plugin.v1.Plugin.Describe:input_type -> snapfw.plugin.v1.DescribeRequest
+	4,  // 53: snapfw.plugin.v1.Chain.Nodes:input_type -> snapfw.plugin.v1.NodesRequest
+	7,  // 54: snapfw.plugin.v1.Chain.Status:input_type -> snapfw.plugin.v1.StatusRequest
+	10, // 55: snapfw.plugin.v1.Chain.Plan:input_type -> snapfw.plugin.v1.PlanRequest
+	24, // 56: snapfw.plugin.v1.Catalog.Parse:input_type -> snapfw.plugin.v1.ParseRequest
+	22, // 57: snapfw.plugin.v1.Catalog.Render:input_type -> snapfw.plugin.v1.Entries
+	27, // 58: snapfw.plugin.v1.Judge.Judge:input_type -> snapfw.plugin.v1.Change
+	26, // 59: snapfw.plugin.v1.Importer.Import:input_type -> snapfw.plugin.v1.ImportRequest
+	31, // 60: snapfw.plugin.v1.Sink.Upload:input_type -> snapfw.plugin.v1.UploadCall
+	36, // 61: snapfw.plugin.v1.Sink.Put:input_type -> snapfw.plugin.v1.PutRequest
+	37, // 62: snapfw.plugin.v1.Sink.Get:input_type -> snapfw.plugin.v1.GetRequest
+	39, // 63: snapfw.plugin.v1.Sink.List:input_type -> snapfw.plugin.v1.ListRequest
+	40, // 64: snapfw.plugin.v1.Sink.Delete:input_type -> snapfw.plugin.v1.DeleteRequest
+	43, // 65: snapfw.plugin.v1.Copier.Copy:input_type -> snapfw.plugin.v1.CopyRequest
+	44, // 66: snapfw.plugin.v1.Purger.Purge:input_type -> snapfw.plugin.v1.PurgeRequest
+	46, // 67: snapfw.plugin.v1.Fronted.Front:input_type -> snapfw.plugin.v1.FrontRequest
+	1,  // 68: snapfw.plugin.v1.Plugin.Describe:output_type -> snapfw.plugin.v1.Description
+	5,  // 69: snapfw.plugin.v1.Chain.Nodes:output_type -> snapfw.plugin.v1.Node
+	9,  // 70: snapfw.plugin.v1.Chain.Status:output_type -> snapfw.plugin.v1.StatusReply
+	12, // 71: snapfw.plugin.v1.Chain.Plan:output_type -> snapfw.plugin.v1.PlanReply
+	22, // 72: snapfw.plugin.v1.Catalog.Parse:output_type -> snapfw.plugin.v1.Entries
+	25, // 73: snapfw.plugin.v1.Catalog.Render:output_type -> snapfw.plugin.v1.Document
+	28, // 74: snapfw.plugin.v1.Judge.Judge:output_type -> snapfw.plugin.v1.Verdict
+	25, // 75: snapfw.plugin.v1.Importer.Import:output_type -> snapfw.plugin.v1.Document
+	20, // 76: snapfw.plugin.v1.Sink.Upload:output_type -> snapfw.plugin.v1.Command
+	33, // 77: snapfw.plugin.v1.Sink.Put:output_type -> snapfw.plugin.v1.Object
+	38, // 78: snapfw.plugin.v1.Sink.Get:output_type -> snapfw.plugin.v1.GetReply
+	34, // 79: snapfw.plugin.v1.Sink.List:output_type -> snapfw.plugin.v1.Objects
+	41, // 80: snapfw.plugin.v1.Sink.Delete:output_type -> snapfw.plugin.v1.DeleteReply
+	42, // 81: snapfw.plugin.v1.Copier.Copy:output_type -> snapfw.plugin.v1.Move
+	45, // 82: snapfw.plugin.v1.Purger.Purge:output_type -> snapfw.plugin.v1.PurgeReply
+	47, // 83: snapfw.plugin.v1.Fronted.Front:output_type -> snapfw.plugin.v1.FrontReply
+	68, // [68:84] is the sub-list for method output_type
+	52, // [52:68] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_plugin_proto_init() }

@@ -337,8 +337,16 @@ func containsName(entries []core.Entry, name string) bool {
 }
 
 func (k *chainCheck) checkJudge(ctx context.Context, t T) {
-	v, err := k.chain.(core.Judge).Judge(ctx, core.Change{
-		Config: k.c.Config, Published: map[string][]core.Entry{"bucket": k.c.Entries}, Proposed: k.c.Entries})
+	list, err := k.chain.(core.Catalog).Render(ctx, k.c.Entries)
+	if errors.Is(err, core.ErrUnsupported) {
+		t.Logf("it has no Catalog, and so no list to judge")
+		return
+	}
+	if err != nil {
+		t.Errorf("Render: %v", err)
+		return
+	}
+	v, err := k.chain.(core.Judge).Judge(ctx, core.Change{Config: k.c.Config, Published: map[string][]byte{"bucket": list}, Proposed: list})
 	if errors.Is(err, core.ErrUnsupported) {
 		t.Logf("it has no Judge")
 		return

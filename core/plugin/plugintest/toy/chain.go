@@ -184,11 +184,19 @@ func (Chain) Render(_ context.Context, entries []core.Entry) ([]byte, error) {
 }
 
 // Judge lets a list grow and nothing else.
-func (Chain) Judge(_ context.Context, c core.Change) (core.Verdict, error) {
+func (k Chain) Judge(ctx context.Context, c core.Change) (core.Verdict, error) {
 	v := core.Verdict{Safe: true}
-	for _, list := range c.Published {
+	proposed, err := k.Parse(ctx, c.Proposed)
+	if err != nil {
+		return v, err
+	}
+	for _, body := range c.Published {
+		list, err := k.Parse(ctx, body)
+		if err != nil {
+			return v, err
+		}
 		for _, old := range list {
-			if !slices.ContainsFunc(c.Proposed, func(e core.Entry) bool { return e.Name == old.Name && e.Size == old.Size }) {
+			if !slices.ContainsFunc(proposed, func(e core.Entry) bool { return e.Name == old.Name && e.Size == old.Size }) {
 				v.Safe = false
 				v.Findings = append(v.Findings, core.Finding{Class: "removed", Name: old.Name, Refuse: true})
 			}
