@@ -5,7 +5,10 @@ package clitest
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,4 +116,16 @@ func (p Programs) plugins(module string, plugins []string, compile func(out, of 
 		}
 	}
 	return os.WriteFile(filepath.Join(p.Plugins, "SHA256SUMS"), sums, 0o644)
+}
+
+// FreePort is a port of 127.0.0.1 that nobody listens on, and that the kernel gives to nobody who asks for any: those
+// begin at 32768. A test whose programs must know their port before they run takes it.
+func FreePort() (int, error) {
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, errors.New("no port of 127.0.0.1 is free")
 }

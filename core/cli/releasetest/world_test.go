@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 	"github.com/anacrolix/torrent/metainfo"
 
 	"github.com/snapfw/snapfw/core/cli"
+	"github.com/snapfw/snapfw/core/cli/clitest"
 	"github.com/snapfw/snapfw/core/internal/host/sshdtest"
 	"github.com/snapfw/snapfw/core/internal/review/githubtest"
 	"github.com/snapfw/snapfw/sinks/r2/r2test"
@@ -114,12 +114,10 @@ func (w *world) must(cmd *exec.Cmd) string {
 // start runs the snapshotter as an operator would, with nohup.
 func (w *world) start(o options) {
 	w.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	var err error
+	if w.port, err = clitest.FreePort(); err != nil {
 		w.t.Fatal(err)
 	}
-	w.port = l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	if o.behave != "" {
 		w.behave(o.behave)
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // The programs, and the folder of plugins.
-var snapfwPath, devnetPath, pluginsDir string
+var snapfwPath, devnetPath, erigonPath, pluginsDir string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -35,7 +35,9 @@ func run(m *testing.M) int {
 
 // programs finds or builds what the tests run.
 func programs(dir string) error {
-	p, err := clitest.Get(dir, map[string]string{"snapfw-devnet": "drivers/harmony/devnet"}, "drivers/harmony", "sinks/rclone")
-	snapfwPath, devnetPath, pluginsDir = p.Path("snapfw"), p.Path("snapfw-devnet"), p.Plugins
+	p, err := clitest.Get(dir, map[string]string{
+		"snapfw-devnet": "drivers/harmony/devnet", "snapfw-erigon-devnet": "drivers/erigon/devnet",
+	}, "drivers/harmony", "drivers/erigon", "sinks/rclone")
+	snapfwPath, devnetPath, erigonPath, pluginsDir = p.Path("snapfw"), p.Path("snapfw-devnet"), p.Path("snapfw-erigon-devnet"), p.Plugins
 	return err
 }

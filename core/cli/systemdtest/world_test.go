@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/snapfw/snapfw/core/cli/clitest"
 )
 
 // sudoers are the lines that an operator adds, for a login user who owns the data (harmony) and for one
@@ -24,25 +27,24 @@ const (
 		"ops ALL=(harmony) NOPASSWD: ALL\n"
 )
 
-// setupText makes a machine as operators have them: the node as a service with a user of its own, whose home
-// nobody else can enter, as well as that of ops; logind ends what a session leaves.
-const setupText = `
+// machineText makes a machine as operators have them: a user for the node, whose home nobody else can enter, and one for
+// ops; logind ends what a session leaves.
+const machineText = `
 rm -f /root/.bash* /root/.profile # what this machine's root has his shell do
 cp -a /etc/skel/. /root/
-for user in harmony ops; do
+for user in NODE ops; do
 	useradd --create-home --shell /bin/bash $user
 	chmod 700 /home/$user
 done
 mkdir -p /root/.ssh /etc/test /etc/systemd/logind.conf.d
-for home in /root /home/harmony /home/ops; do
+for home in /root /home/NODE /home/ops; do
 	mkdir -p -m 700 $home/.ssh
 	install -m 600 /oldin/id.pub $home/.ssh/authorized_keys
 	chown -R --reference=$home $home/.ssh
 done
 install -m 600 /oldin/host_key /etc/test/host_key
-install -m 755 /oldin/snapfw-devnet /usr/sbin/harmony
 mkdir -p /var/lib/systemd/linger
-touch /var/lib/systemd/linger/harmony
+touch /var/lib/systemd/linger/NODE
 rm -f /etc/sudoers.d/*
 rm -rf /var/lib/snapfw /var/log/journal /var/spool/cron/crontabs/*
 printf '[Login]\nKillUserProcesses=yes\n' >/etc/systemd/logind.conf.d/test.conf
@@ -64,6 +66,15 @@ cat >/etc/systemd/system/test-sshd.service <<END
 ExecStart=/usr/sbin/sshd -D -e -f /etc/test/sshd_config
 KillMode=process
 END
+cat >/etc/systemd/system/test.target <<END
+[Unit]
+Wants=test-sshd.service dbus.socket systemd-logind.service systemd-user-sessions.service systemd-journald.service cron.service
+END
+`
+
+// harmonyText gives it a node as a service.
+const harmonyText = `
+install -m 755 /oldin/snapfw-devnet /usr/sbin/harmony
 cat >/etc/systemd/system/harmony.service <<END
 [Unit]
 Description=harmony node
@@ -78,16 +89,13 @@ ExecStart=/usr/sbin/harmony node --shard 0 --datadir /home/harmony --rpc 127.0.0
 [Install]
 WantedBy=test.target
 END
-cat >/etc/systemd/system/test.target <<END
-[Unit]
-Wants=test-sshd.service dbus.socket systemd-logind.service systemd-user-sessions.service systemd-journald.service cron.service
-END
 systemctl enable harmony.service 2>/dev/null
 `
 
 // world is a machine with a node, and what snapfw needs on this side of it.
 type world struct {
 	*testing.T
+	node    string // its user, its unit and its chain's driver
 	machine *Machine
 	dir     string
 	ssh     int
@@ -96,13 +104,18 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
+	return newWorldOf(t, "harmony", harmonyText, map[string]string{"snapfw-devnet": devnetPath})
+}
+
+// newWorldOf boots a machine with a node of this name. setup makes its unit; programs lie in /oldin meanwhile.
+func newWorldOf(t *testing.T, node, setup string, programs map[string]string) *world {
 	t.Parallel()
 	if err := Missing(); err == nil {
 		if _, err := exec.LookPath("rclone"); err != nil {
 			t.Skip("SKIPPED: rclone is not installed (Debian: apt-get install rclone)")
 		}
 	}
-	w := &world{T: t, dir: t.TempDir(), ssh: freePort(t), rpc: freePort(t)}
+	w := &world{T: t, node: node, dir: t.TempDir(), ssh: freePort(t), rpc: freePort(t)}
 	for _, key := range []string{"id", "host_key"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", w.path(key)).CombinedOutput(); err != nil {
 			t.Skipf("SKIPPED: ssh-keygen: %v: %s", err, out)
@@ -114,12 +127,11 @@ func newWorld(t *testing.T) *world {
 	}
 	w.write("known_hosts", fmt.Sprintf("[127.0.0.1]:%d %s", w.ssh, pub))
 	w.bucket()
-	setup := strings.NewReplacer("SSHPORT", fmt.Sprint(w.ssh), "RPCPORT", fmt.Sprint(w.rpc)).Replace(setupText)
+	setup = strings.NewReplacer("SSHPORT", fmt.Sprint(w.ssh), "RPCPORT", fmt.Sprint(w.rpc), "NODE", node).Replace(machineText + setup)
+	files := maps.Clone(programs)
+	files["id.pub"], files["host_key"] = w.path("id.pub"), w.path("host_key")
 	began := time.Now()
-	w.machine = Boot(t, Options{
-		Setup: setup, Target: "test.target", Ready: w.ready,
-		Files: map[string]string{"id.pub": w.path("id.pub"), "host_key": w.path("host_key"), "snapfw-devnet": devnetPath},
-	})
+	w.machine = Boot(t, Options{Setup: setup, Target: "test.target", Ready: w.ready, Files: files})
 	t.Cleanup(func() {
 		if t.Failed() {
 			journal, err := w.machine.Run("journalctl", "--no-pager", "-n", "60")
@@ -140,12 +152,11 @@ func (w *world) write(name, text string) {
 }
 
 func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := clitest.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 // ready wants sshd and a node that has a block.
@@ -155,7 +166,7 @@ func (w *world) ready(m *Machine) error {
 		return err
 	}
 	c.Close()
-	out, err := m.Run("systemctl", "is-active", "systemd-logind.service", "dbus.socket", "test-sshd.service", "cron.service", "harmony.service")
+	out, err := m.Run("systemctl", "is-active", "systemd-logind.service", "dbus.socket", "test-sshd.service", "cron.service", w.node+".service")
 	if err != nil {
 		return fmt.Errorf("%w: %q", err, out)
 	}
@@ -245,7 +256,10 @@ type said struct {
 }
 
 func (w *world) command(ctx context.Context, config string, words ...string) (*exec.Cmd, *bytes.Buffer) {
-	cmd := exec.CommandContext(ctx, snapfwPath, append(words, "--chain", "harmony", "--config", config)...)
+	if words[0] != "approve" && words[0] != "resume" { // they name a run
+		words = append(words, "--chain", w.node)
+	}
+	cmd := exec.CommandContext(ctx, snapfwPath, append(words, "--config", config)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "SNAPFW_PLUGINS=" + pluginsDir}
 	out := &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -269,7 +283,7 @@ func (w *world) snapfw(config string, words ...string) said {
 // life names the node's process: it changes when the node is stopped and started.
 func (w *world) life() string {
 	w.Helper()
-	return w.machine.Shell(w, "systemctl show -P InvocationID harmony.service")
+	return w.machine.Shell(w, "systemctl show -P InvocationID "+w.node+".service")
 }
 
 func (w *world) untouched(before string, s said) {
