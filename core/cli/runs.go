@@ -13,23 +13,6 @@ import (
 	"github.com/snapfw/snapfw/core/internal/journal"
 )
 
-// allRuns reads every journal; one that can't be read comes as an error beside the others.
-func allRuns(fsys journal.FS) ([]*engine.State, error) {
-	names, err := journal.Runs(fsys)
-	if err != nil {
-		return nil, err
-	}
-	var runs []*engine.State
-	for _, name := range names {
-		st, err := engine.Load(fsys, name)
-		if err != nil {
-			return nil, err
-		}
-		runs = append(runs, st)
-	}
-	return runs, nil
-}
-
 func (a *app) runsCmd() *cobra.Command {
 	var most int
 	cmd := &cobra.Command{Use: "runs", Short: "list the runs, the newest first", Args: cobra.NoArgs}
@@ -40,7 +23,7 @@ func (a *app) runsCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		runs, err := allRuns(s.journals())
+		runs, err := engine.All(s.journals())
 		if err != nil {
 			return err
 		}

@@ -302,7 +302,7 @@ func (a *app) payOwed(cmd *cobra.Command, what string) error {
 }
 
 func (a *app) knowsRun(s *session, what string) bool {
-	runs, err := allRuns(s.journals())
+	runs, err := engine.All(s.journals())
 	if err != nil {
 		return false
 	}

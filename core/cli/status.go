@@ -77,7 +77,7 @@ fails, 10 when a node is down.`,
 		if a.chain != "" {
 			names = []string{a.chain}
 		}
-		runs, err := allRuns(s.journals())
+		runs, err := engine.All(s.journals())
 		if err != nil {
 			return err
 		}

@@ -108,12 +108,7 @@ func (w *world) ownTime(file string) (seconds float64) {
 
 func (w *world) lastRun() []journal.Fact {
 	w.t.Helper()
-	dir := journal.Dir(filepath.Join(w.path("home", ".local/state/snapfw"), "runs"))
-	names, err := journal.Runs(dir)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	facts, err := journal.Read(dir, names[len(names)-1])
+	facts, err := journal.Read(journal.Dir(w.path("home", ".local/state/snapfw/runs")), w.newest())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/snapfw/snapfw/core/internal/engine"
 	"github.com/snapfw/snapfw/core/internal/journal"
 	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
@@ -76,12 +77,12 @@ func (a *arrivals) once(t testing.TB) {
 
 // newest is the run that was begun last.
 func (w *world) newest() string {
-	names, err := journal.Runs(journal.Dir(w.path("home", ".local/state/snapfw/runs")))
-	if err != nil || len(names) == 0 {
+	all, err := engine.All(journal.Dir(w.path("home", ".local/state/snapfw/runs")))
+	if err != nil || len(all) == 0 {
 		w.t.Errorf("no run was begun: %v", err)
 		return ""
 	}
-	return names[len(names)-1]
+	return all[len(all)-1].Run
 }
 
 // The bucket has troubles of all kinds; every one of them ends in what to do next, and nothing is done twice.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/snapfw/snapfw/core/internal/journal"
 )
@@ -33,5 +34,30 @@ func TestARunOfALivingProcessIsLeftAlone(t *testing.T) {
 	}
 	if after, err := fsys.ReadFile("run.jsonl"); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the journal was %q and is %q, %v", before, after, err)
+	}
+}
+
+// TestRunsOfOneSecond: names of runs tell the second, and a run that is refused at once may have the next one in the same.
+func TestRunsOfOneSecond(t *testing.T) {
+	d := newWorld("node0").process(0).deps()
+	d.Journals = journal.Dir(t.TempDir())
+	for _, id := range []string{"chain-20261121-101112-zzzz", "chain-20261121-101112-aaaa"} {
+		r, err := New(d, id, Begun{Chain: "chain"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.journal.Close()
+		if err := d.Clock.Sleep(t.Context(), 100*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, list := range map[string]func() ([]*State, error){
+		"All":  func() ([]*State, error) { return All(d.Journals) },
+		"Open": func() ([]*State, error) { return Open(d.Journals, "chain") },
+	} {
+		runs, err := list()
+		if err != nil || len(runs) != 2 || runs[0].Run != "chain-20261121-101112-zzzz" {
+			t.Errorf("%s: %v, %v", name, runs, err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/snapfw/snapfw/core/internal/journal"
 )
@@ -20,24 +21,31 @@ func Load(fsys journal.FS, run string) (*State, error) {
 	return s, nil
 }
 
-// Open lists the runs of a chain that are not closed, oldest first; every chain's if chain is "".
-// A journal that can't be read is an error: it may owe somebody a node.
-func Open(fsys journal.FS, chain string) ([]*State, error) {
-	runs, err := journal.Runs(fsys)
+// All lists every run, oldest first. A journal that can't be read is an error: it may owe somebody a node.
+func All(fsys journal.FS) ([]*State, error) {
+	names, err := journal.Runs(fsys)
 	if err != nil {
 		return nil, err
 	}
-	var some []*State
-	for _, run := range runs {
+	var all []*State
+	for _, run := range names {
 		s, err := Load(fsys, run)
 		if err != nil {
 			return nil, fmt.Errorf("%w; look at it, then move the file away", err)
 		}
-		if s.Closed == nil && s.Begun.Chain != "" && (chain == "" || s.Begun.Chain == chain) {
-			some = append(some, s)
-		}
+		all = append(all, s)
 	}
-	return some, nil
+	// A name tells the second: a run that is refused at once may have the next one in the same.
+	slices.SortStableFunc(all, func(a, b *State) int { return a.Started.Compare(b.Started) })
+	return all, nil
+}
+
+// Open lists the runs of a chain that are not closed, oldest first; every chain's if chain is "".
+func Open(fsys journal.FS, chain string) ([]*State, error) {
+	all, err := All(fsys)
+	return slices.DeleteFunc(all, func(s *State) bool {
+		return s.Closed != nil || s.Begun.Chain == "" || chain != "" && s.Begun.Chain != chain
+	}), err
 }
 
 // CarryOn walks every open run of a chain to its end: what is owed is paid, what was captured
