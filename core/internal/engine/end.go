@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -69,11 +70,16 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
 }
 
-// takeNode walks the wave's moves for a node, again where a step wants the node put back and looked at
+// takeNode captures a node and lets it go, again where a step wants the node put back and looked at
 // again: it did not stop cleanly and needs to repair itself.
-func (r *Run) takeNode(ctx context.Context, n *Node, moves []move) {
+func (r *Run) takeNode(ctx context.Context, n *Node, tails *sync.WaitGroup) {
+	n.back = make(chan struct{})
+	defer close(n.back)
+	moves := scoped(wave)
 	for {
 		err := r.walkNode(ctx, n, moves)
+		r.goOn(ctx, n, tails)
+		r.walkNode(ctx, n, scoped(back))
 		if !errors.Is(err, errAgain) || n.Failed != nil {
 			return
 		}
@@ -86,6 +92,13 @@ func (r *Run) takeNode(ctx context.Context, n *Node, moves []move) {
 		if r.walkNode(ctx, n, look) != nil {
 			return
 		}
+	}
+}
+
+// cameBack waits until a node that this process stopped came back, or did not.
+func (n *Node) cameBack() {
+	if n.back != nil {
+		<-n.back
 	}
 }
 

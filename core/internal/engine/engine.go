@@ -36,7 +36,8 @@ const (
 	once scope = iota // for the run
 	each              // for every node, side by side
 	wave              // for every node of a wave, side by side, one wave after the other
-	tail              // for a node as soon as it is captured, while others are being captured still
+	back              // for every node of a wave after that, whatever happened; the next wave waits for it
+	tail              // for a node as soon as it is captured, while it comes back and others are being captured still
 	last              // for the run, whatever happened
 )
 
@@ -56,8 +57,8 @@ var order = []move{
 	{"arm the node's own way back", wave, (*Run).arm, nil, false, false},
 	{"make the data stand still", wave, (*Run).freeze, nil, false, false},
 	{"take the copy", wave, (*Run).capture, nil, false, false},
-	{"let the node go", wave, (*Run).thaw, nil, true, false},
-	{"see that it came back", wave, (*Run).healthy, nil, true, false},
+	{"let the node go", back, (*Run).thaw, nil, true, false},
+	{"see that it came back", back, (*Run).healthy, nil, true, false},
 
 	{"seal the copy", tail, (*Run).seal, nil, false, false},
 	{"judge the change", tail, (*Run).judge, nil, false, false},    // against what is published now
@@ -271,7 +272,8 @@ func (r *Run) group(ctx context.Context, moves []move, tails *sync.WaitGroup) er
 		if r.dry {
 			return nil
 		}
-		return r.waves(ctx, moves, tails)
+		r.waves(ctx, tails)
+	case back: // waves walks them
 	case tail:
 		tails.Wait()
 	}
@@ -284,41 +286,30 @@ func (r *Run) parked() bool {
 	return len(some) > 0 && !slices.ContainsFunc(some, func(n *Node) bool { return !n.Parked })
 }
 
-// waves captures the nodes wave by wave. A node's tail begins when its wave moves are done; the next
-// wave begins when every node of this one is captured.
-func (r *Run) waves(ctx context.Context, moves []move, tails *sync.WaitGroup) error {
-	r.goOn(ctx, r.nodes(nil), tails) // what an earlier process of this run captured
+// waves captures the nodes wave by wave. A node's tail begins as soon as it is captured; the next
+// wave begins when every node of this one is captured and came back.
+func (r *Run) waves(ctx context.Context, tails *sync.WaitGroup) {
+	for _, n := range r.nodes(nil) { // what an earlier process of this run captured
+		r.goOn(ctx, n, tails)
+	}
 	for _, nodes := range r.byWave() {
 		var captures sync.WaitGroup
 		for _, n := range nodes {
-			captures.Add(1)
-			go func() {
-				defer captures.Done()
-				r.takeNode(ctx, n, moves)
-				r.goOn(ctx, []*Node{n}, tails)
-			}()
+			captures.Go(func() { r.takeNode(ctx, n, tails) })
 		}
 		captures.Wait()
 		for _, n := range nodes {
 			if !n.Captured || n.Unwell != nil {
-				return nil // the next waves are not touched; what was captured is carried on
+				return // the next waves are not touched; what was captured is carried on
 			}
 		}
 	}
-	return nil
 }
 
-// goOn walks the tails of the nodes that are captured, in the background.
-func (r *Run) goOn(ctx context.Context, nodes []*Node, tails *sync.WaitGroup) {
-	for _, n := range nodes {
-		if !n.Captured || n.Failed != nil {
-			continue
-		}
-		tails.Add(1)
-		go func() {
-			defer tails.Done()
-			r.walkNode(ctx, n, scoped(tail))
-		}()
+// goOn walks the tail of a node that is captured, in the background.
+func (r *Run) goOn(ctx context.Context, n *Node, tails *sync.WaitGroup) {
+	if n.Captured && n.Failed == nil {
+		tails.Go(func() { r.walkNode(ctx, n, scoped(tail)) })
 	}
 }
 
@@ -348,18 +339,29 @@ func (r *Run) walkNode(ctx context.Context, n *Node, moves []move) error {
 		c := ctx
 		if m.always {
 			c = context.WithoutCancel(ctx)
-		} else if first != nil || n.Failed != nil {
+		} else if first != nil || r.failed(n) {
 			continue
 		} else if err := context.Cause(ctx); err != nil {
 			first = fmt.Errorf("%s: %w", n.Name, err)
 			continue
 		}
-		r.View.Move(n.Name, m.name)
+		if m.scope == back && n.Captured {
+			r.View.Note(n.Name, m.name) // what it is in is its tail
+		} else {
+			r.View.Move(n.Name, m.name)
+		}
 		if err := m.node(r, c, n); err != nil && first == nil {
 			first = r.nodeFailed(n, m, err)
 		}
 	}
 	return first
+}
+
+// failed tells whether a node got a failure: in its tail, or when it was let go.
+func (r *Run) failed(n *Node) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return n.Failed != nil
 }
 
 // nodes returns the nodes that take part, got no failure and satisfy a condition.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/manifest"
 	"github.com/snapfw/snapfw/core/onhost"
 )
 
@@ -59,6 +60,44 @@ func TestADirtyStopIsPutBackAndLookedAtAgain(t *testing.T) {
 	wantExit(t, out, ExitFailed, "put back, to look again")
 	if w.hosts["node1"].stops != 0 {
 		t.Error("wave 1 was touched although wave 0 was not captured")
+	}
+}
+
+// patient holds a node that was let go until its copy has arrived.
+type patient struct {
+	unseen
+	t       *testing.T
+	arrived chan struct{}
+}
+
+func (v patient) Move(_, move string) {
+	if move == "check what arrived" {
+		close(v.arrived)
+	}
+}
+
+func (v patient) Note(_, text string) {
+	if text != "see that it came back" {
+		return
+	}
+	select {
+	case <-v.arrived:
+	case <-time.After(30 * time.Second):
+		v.t.Error("nothing was uploaded while the node came back")
+	}
+}
+
+func TestTheTailBeginsWhileTheNodeComesBack(t *testing.T) {
+	w := newWorld("node0")
+	r, out, _ := run(t, w, func(d *Deps, _ *Begun) { d.View = patient{t: t, arrived: make(chan struct{})} })
+	wantExit(t, out, ExitDone, "")
+	n := r.State().Node("node0")
+	m, err := manifest.Parse(w.bucket[n.Uploaded.Prefix+"/"+manifest.File])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Up == nil || m.DownSeconds == 0 || m.DownSeconds != n.Up.Down.Seconds() {
+		t.Errorf("the manifest says that the node was down for %v s, the journal %+v", m.DownSeconds, n.Up)
 	}
 }
 

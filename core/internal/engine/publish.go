@@ -378,7 +378,7 @@ func (r *Run) manifest(ctx context.Context, m Machine, n *Node, entries []core.E
 	if n.Before != nil {
 		mf.NodeVersion = n.Before.Version
 	}
-	if n.Up != nil {
+	if n.cameBack(); n.Up != nil {
 		mf.DownSeconds = n.Up.Down.Seconds()
 	}
 	if r.state.Begun.Intent.Force {

@@ -149,6 +149,7 @@ type Node struct {
 	core.Node
 	there      map[string]core.Object // what the bucket held when it was listed last, by this process; no fact tells it
 	proposal   *proposal              // read and rendered by this process
+	back       chan struct{}          // closed when it came back, or did not; nil where this process did not stop it
 	Before     *core.Status
 	Plan       *core.Plan
 	Plans      int

@@ -75,7 +75,7 @@ func (r *Run) steps(ctx context.Context, n *Node, phase string, steps []core.Ste
 			}
 		}
 		job := r.job(n, s.Do)
-		if n.Armed && (phase == phaseFreeze || phase == phaseCapture) {
+		if (phase == phaseFreeze || phase == phaseCapture) && n.Armed {
 			job.Guard = r.guardKey(n)
 			job.Settle = phase == phaseCapture && i == len(steps)-1
 		}

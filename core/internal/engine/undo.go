@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/snapfw/snapfw/core"
@@ -114,7 +115,7 @@ func fired(st onhost.GuardState) bool { return st.State == onhost.Fired || st.St
 
 // thaw pays the undo of Freeze, whatever happened. It is right also when nothing was frozen.
 func (r *Run) thaw(ctx context.Context, n *Node) error {
-	if !n.Owes(phaseFreeze) && !n.Armed {
+	if len(r.owed(n, phaseFreeze)) == 0 && !n.Armed {
 		return nil
 	}
 	renew, stop := context.WithCancel(ctx)
@@ -173,11 +174,7 @@ func (r *Run) payOnce(ctx context.Context, n *Node) error {
 			return fmt.Errorf("end what is running: %w", err)
 		}
 	}
-	for i := len(n.Debts) - 1; i >= 0; i-- {
-		d := n.Debts[i]
-		if d.Phase != phaseFreeze {
-			continue
-		}
+	for _, d := range r.owed(n, phaseFreeze) {
 		if err := r.payDebt(ctx, m, n, d); err != nil {
 			return err
 		}
@@ -192,6 +189,18 @@ func (r *Run) payOnce(ctx context.Context, n *Node) error {
 	return r.fact(factDisarmed, n.Name, "", st.State)
 }
 
+// owed returns the undos of a phase that are owed, the newest first. A node's tail may owe others meanwhile.
+func (r *Run) owed(n *Node, phase string) (debts []Debt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range slices.Backward(n.Debts) {
+		if d.Phase == phase {
+			debts = append(debts, d)
+		}
+	}
+	return debts
+}
+
 func (r *Run) payDebt(ctx context.Context, m Machine, n *Node, d Debt) error {
 	job := r.job(n, d.Undo)
 	if _, err := r.do(ctx, m, n, phaseUndo+"."+d.Phase+"."+d.Step, job, nil); err != nil {
@@ -202,11 +211,9 @@ func (r *Run) payDebt(ctx context.Context, m Machine, n *Node, d Debt) error {
 
 // paidByGuard waits for the guard to have paid and marks the debts.
 func (r *Run) paidByGuard(ctx context.Context, m Machine, n *Node, st onhost.GuardState) error {
-	for i := len(n.Debts) - 1; i >= 0; i-- {
-		if d := n.Debts[i]; d.Phase == phaseFreeze {
-			if err := r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "guard"}); err != nil {
-				return err
-			}
+	for _, d := range r.owed(n, phaseFreeze) {
+		if err := r.fact(factPaid, n.Name, d.Step, Paid{d.Phase, d.Step, "guard"}); err != nil {
+			return err
 		}
 	}
 	if err := r.fact(factDisarmed, n.Name, "", st.State); err != nil {
@@ -284,7 +291,8 @@ func (r *Run) healthy(ctx context.Context, n *Node) error {
 	if settle == 0 {
 		settle = 10 * time.Minute
 	}
-	if n.Owes(phaseFreeze) {
+	owed := len(r.owed(n, phaseFreeze)) > 0
+	if owed {
 		settle = 0 // nobody could start it: one look, it may have been started by hand
 	}
 	deadline := r.Clock.Now().Add(settle)
@@ -299,7 +307,7 @@ func (r *Run) healthy(ctx context.Context, n *Node) error {
 			return why
 		}
 		if r.Clock.Now().Add(wait).After(deadline) {
-			if n.Owes(phaseFreeze) && n.Unwell != nil {
+			if owed && n.Unwell != nil {
 				return nil // why it could not be started is said and told
 			}
 			return r.unwell(ctx, n, why, settle)
@@ -333,9 +341,11 @@ func (r *Run) healthyNow(ctx context.Context, n *Node) error {
 		return &RefusedError{refusal(n.Name, false, s.Failed(true))}
 	}
 	if n.Up == nil {
-		if err := r.fact(factUp, n.Name, "", Up{r.Clock.Now().Sub(n.Stopped)}); err != nil {
+		down := r.Clock.Now().Sub(n.Stopped)
+		if err := r.fact(factUp, n.Name, "", Up{down}); err != nil {
 			return journalError{err}
 		}
+		r.View.Note(n.Name, fmt.Sprintf("up again: it was down for %s", down.Round(time.Second/10)))
 		if r.resumed || r.wasTold(NewsUndoFailed, n.Name) || r.wasTold(NewsGuardPaid, n.Name) {
 			r.tell(ctx, News{Kind: NewsUp, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is up again", n.Name)})
 		}
