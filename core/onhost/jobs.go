@@ -15,8 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A job is the folder jobs/RUN/NODE/STEP/ATTEMPT. These are its files.
@@ -224,8 +222,10 @@ func follow(c *call, dir string, fresh bool) error {
 		t.out.skipTo(4 << 10)
 		t.err.skipTo(0)
 	}
+	a := newAlarm(dir, c.stdout)
+	defer a.off()
 	var p poll
-	for heardBy(c.stdout) {
+	for a.heard() {
 		res, done, err := result(dir)
 		if err != nil {
 			return err
@@ -240,7 +240,7 @@ func follow(c *call, dir string, fresh bool) error {
 		if grew {
 			p.reset()
 		}
-		p.sleep()
+		a.wait(p.next())
 	}
 	return errors.New("nobody reads my reports any more; the job goes on")
 }
@@ -273,17 +273,6 @@ func (t *transcript) report(c *call) (grew bool, err error) {
 		err = c.print(Report{Progress: last})
 	}
 	return a || b, err
-}
-
-// heardBy tells whether somebody still has the other end of a pipe or socket.
-func heardBy(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return true
-	}
-	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
-	n, err := unix.Poll(fds, 0)
-	return err != nil || n == 0 || fds[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0
 }
 
 // result is how a job ended, if it did. A job whose supervisor is gone is Lost; that is not said

@@ -17,6 +17,7 @@ import (
 
 	"github.com/snapfw/snapfw/core/internal/journal"
 	"github.com/snapfw/snapfw/core/onhost"
+	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
 
 // timed is a program that runs another and notes how long that took, in nanoseconds.
@@ -60,14 +61,14 @@ func BenchmarkNothingNew(b *testing.B) {
 	figures := map[string][]float64{}
 	for b.Loop() {
 		os.Remove(own)
-		before, worked := w.requests(), w.site.Worked()
+		before, worked := w.requests(), len(w.site.Worked())
 		began := time.Now()
 		w.release(0)
 		took := time.Since(began).Seconds()
 		facts := w.lastRun()
-		c, n, s := w.ownTime(own), nodeTime(facts), (w.site.Worked() - worked).Seconds()
+		c, n, s := w.ownTime(own), nodeTime(facts), w.site.Worked()[worked:]
 		for name, v := range map[string]float64{
-			commands: c, node: n, storage: s, all: took, rest: took - c - n - s,
+			commands: c, node: length(n), storage: length(s), all: took, rest: took - c - length(append(n, s...)),
 			read: bytesRead(b, facts), requests: float64(w.requests() - before),
 		} {
 			figures[name] = append(figures[name], v)
@@ -115,19 +116,35 @@ func (w *world) lastRun() []journal.Fact {
 	return facts
 }
 
-// nodeTime is what the node's own stop and start took.
-func nodeTime(facts []journal.Fact) (seconds float64) {
-	var doing, paid time.Time
+// nodeTime is when the node stopped and started.
+func nodeTime(facts []journal.Fact) (spans []r2test.Span) {
+	var doing, captured time.Time
 	for _, f := range facts {
 		switch {
 		case f.Kind == "doing" && f.Step == "freeze.stop erigon":
 			doing = f.Time
 		case f.Kind == "did" && f.Step == "freeze.stop erigon":
-			seconds += f.Time.Sub(doing).Seconds()
+			spans = append(spans, r2test.Span{From: doing, To: f.Time})
 		case f.Kind == "captured":
-			paid = f.Time
+			captured = f.Time
 		case f.Kind == "healthy":
-			seconds += f.Time.Sub(paid).Seconds()
+			spans = append(spans, r2test.Span{From: captured, To: f.Time})
+		}
+	}
+	return spans
+}
+
+// length is how long all of some times are, a moment of several counted once.
+func length(spans []r2test.Span) (seconds float64) {
+	slices.SortFunc(spans, func(a, b r2test.Span) int { return a.From.Compare(b.From) })
+	var end time.Time
+	for _, s := range spans {
+		if s.From.Before(end) {
+			s.From = end
+		}
+		if s.To.After(s.From) {
+			seconds += s.To.Sub(s.From).Seconds()
+			end = s.To
 		}
 	}
 	return seconds

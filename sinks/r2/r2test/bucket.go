@@ -60,7 +60,7 @@ type Bucket struct {
 	busy   map[string]int           // parts at the moment, by upload
 	asking int                      // requests at the moment
 	since  time.Time                // when there was none
-	worked time.Duration
+	worked []Span
 	log    []string
 	counts map[string]int
 	broken []string
@@ -217,11 +217,14 @@ func (b *Bucket) Counts() map[string]int {
 	return maps.Clone(b.counts)
 }
 
-// Worked is for how long there was a request that the bucket, or the cache before it, had not answered.
-func (b *Bucket) Worked() time.Duration {
+// Span is a time.
+type Span struct{ From, To time.Time }
+
+// Worked is when there was a request that the bucket, or the cache before it, had not answered; in order.
+func (b *Bucket) Worked() []Span {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.worked
+	return slices.Clone(b.worked)
 }
 
 func (b *Bucket) begins() {
@@ -236,7 +239,7 @@ func (b *Bucket) ends() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.asking--; b.asking == 0 {
-		b.worked += time.Since(b.since)
+		b.worked = append(b.worked, Span{b.since, time.Now()})
 	}
 }
 
