@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,8 +57,12 @@ func (t *tool) see(ctx context.Context) (sight, error) {
 // settle is how long files have to stay as they are.
 var settle = 200 * time.Millisecond
 
-// settled sees that nobody works on the files: the lock is free and they stay as they were seen first.
-func (t *tool) settled(ctx context.Context, first sight) error {
+// settled sees that nobody works on the files: the lock is free and they stay as they were seen first. That they did so
+// since a look before will do.
+func (t *tool) settled(ctx context.Context, first sight, before map[string]seen, at time.Time) error {
+	if first.at.Sub(at) >= settle && maps.Equal(before, first.all) {
+		return t.unused()
+	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 )
 
 const (
@@ -52,6 +53,7 @@ func retire(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	var left []checkFinding
 	var after sight
 	for again := range 2 {
@@ -72,7 +74,7 @@ func retire(ctx context.Context, args []string, stdout, stderr io.Writer) error 
 	if err := firstOf("retiring twice", left); err != nil {
 		return fmt.Errorf("%w; see erigon seg remove_overlaps", err)
 	}
-	if err := t.settled(ctx, after); err != nil {
+	if err := t.settled(ctx, after, before, began); err != nil {
 		return err
 	}
 	if err := t.dropUnfinished(after.all); err != nil {

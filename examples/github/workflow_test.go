@@ -95,7 +95,7 @@ func TestWorkflowsAreSound(t *testing.T) {
 	if err := dispatch.Decode(&inputs); err != nil {
 		t.Fatal(err)
 	}
-	for name, kind := range map[string]string{"chain": "choice", "force": "boolean", "reason": "string", "clear-indexes": "boolean"} {
+	for name, kind := range map[string]string{"chain": "string", "force": "boolean", "reason": "string", "clear-indexes": "boolean"} {
 		if inputs.Inputs[name].Type != kind {
 			t.Errorf("input %s is of type %q", name, inputs.Inputs[name].Type)
 		}
