@@ -157,6 +157,7 @@ func TestErigonAsAContainer(t *testing.T) {
 // it is down; and cuts the machine's power then, after which Docker itself starts what is to run always.
 func TestErigonContainerIsStartedByTheGuard(t *testing.T) {
 	w := newErigonContainer(t, "--restart always", "6s")
+	w.machine.Shell(t, "echo slow=50ms >/home/erigon/data/behave") // it is down for as long as it takes to see it
 	config := w.erigonConfig("ops", "container: erigon")
 	for _, c := range []struct {
 		what string
