@@ -15,7 +15,7 @@ import (
 const module = "github.com/snapfw/snapfw"
 
 // TestCoreNamesNoPlugin keeps core free of what it must not know: the names of our own drivers
-// and sinks, which live under a stranger's rules.
+// and sinks, which live under a stranger's rules, and of what these have in common.
 func TestCoreNamesNoPlugin(t *testing.T) {
 	names := append(folders(t, "../drivers"), folders(t, "../sinks")...)
 	if len(names) < 2 {

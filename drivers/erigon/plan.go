@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/drivers/docker"
 )
 
 // never lists what must not leave a node.
@@ -31,7 +32,7 @@ type scene struct {
 	held  bool // an Erigon runs on the datadir
 	saved bool // it is known how it is launched
 	unit  map[string]string
-	again string // a container's restart policy
+	box   docker.State // its container
 }
 
 // Plan looks at how Erigon runs now, and plans a release or a repair.
@@ -80,7 +81,9 @@ func lookAround(ctx context.Context, s settings, h core.Host) (scene, error) {
 			err = unitStops(s, e.unit)
 		}
 	case s.Container != "":
-		e.again, err = restartPolicy(ctx, s, h)
+		if e.box, err = lookAtContainer(ctx, s, h); err == nil {
+			err = e.containerStops()
+		}
 	case st.Unit != "":
 		err = fmt.Errorf("erigon on %s belongs to the unit %s, which would start it while it should be down: write service: %s", s.Datadir, st.Unit, st.Unit)
 	}
@@ -155,15 +158,30 @@ func systemdTime(text string) (d time.Duration, endless bool, err error) {
 	return time.Duration(sum), false, nil
 }
 
-func restartPolicy(ctx context.Context, s settings, h core.Host) (string, error) {
-	out, err := h.Run(ctx, s.Programs.Docker, "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", s.Container)
+func lookAtContainer(ctx context.Context, s settings, h core.Host) (docker.State, error) {
+	out, err := h.Run(ctx, docker.Inspect(s.Programs.Docker, s.Container)...)
 	if err != nil {
-		return "", err
+		return docker.State{}, err
 	}
 	if out.Exit != 0 {
-		return "", fmt.Errorf("docker inspect %s: %s", s.Container, strings.TrimSpace(string(out.Stderr)))
+		return docker.State{}, fmt.Errorf("docker inspect %s: %s", s.Container, strings.TrimSpace(string(out.Stderr)))
 	}
-	return strings.TrimSpace(string(out.Stdout)), nil
+	return docker.Read(out.Stdout)
+}
+
+// containerStops refuses a container that Erigon does not run in, and one that would not end it in order. How soon "docker stop"
+// would kill it does not matter: it is not used.
+func (e scene) containerStops() error {
+	if !e.held {
+		return nil
+	}
+	if !e.box.State.Running {
+		return fmt.Errorf("erigon runs on %s, and not in the container %s, which is down: write what runs it", e.Datadir, e.Container)
+	}
+	if _, err := e.box.StopSignal(); err != nil {
+		return fmt.Errorf("container %s: %w: give it --stop-signal SIGINT", e.Container, err)
+	}
+	return nil
 }
 
 // returns tells whether the node comes back by itself when its machine starts anew though it was stopped by us.
@@ -172,7 +190,7 @@ func (e scene) returns() bool {
 	case e.Service != "":
 		return e.unit["UnitFileState"] == "enabled" || e.unit["UnitFileState"] == "alias" || e.unit["UnitFileState"] == "generated"
 	case e.Container != "":
-		return e.again == "always"
+		return e.box.Returns()
 	}
 	return false
 }
@@ -249,9 +267,7 @@ func (e scene) freeze() []core.Step {
 		stop.Do = core.Command{Argv: []string{e.Programs.Systemctl, "stop", e.Service}, User: "root"}
 		stop.Undo = &core.Command{Argv: []string{e.Programs.Systemctl, "start", e.Service}, User: "root"}
 	case e.Container != "":
-		// -1: Docker waits for as long as it takes, and kills nothing.
-		stop.Do = core.Command{Argv: []string{e.Programs.Docker, "stop", "--time", "-1", e.Container}}
-		stop.Undo = &core.Command{Argv: []string{e.Programs.Docker, "start", e.Container}}
+		stop.Do, stop.Undo = e.containerVerb("stop"), new(e.containerVerb("start"))
 	default:
 		stop.Do = e.own("launch", "stop", "--datadir", e.Datadir, "--wait", e.stopTimeout().String())
 		if e.KillAfter != "" {
@@ -263,9 +279,19 @@ func (e scene) freeze() []core.Step {
 	}
 	stop.Do.Timeout, stop.Do.Grace = wait+commandGrace, commandGrace
 	stop.Undo.Timeout, stop.Undo.Grace = startTime, commandGrace
+	if e.Container != "" {
+		stop.Undo.Timeout += wait // it may have to wait for the stop's end
+	}
 	gone := e.own("launch", "gone", "--datadir", e.Datadir, "--wait", "30s")
 	gone.Timeout = 2 * time.Minute
 	return []core.Step{stop, {Name: "see that it is gone", Do: gone}}
+}
+
+// containerVerb stops or starts this start of the container. It runs as the login user: who may talk to Docker need not be root,
+// and is not the data's owner.
+func (e scene) containerVerb(verb string) core.Command {
+	return core.Command{Argv: []string{"@self", "container", verb, "--name", e.Container, "--id", e.box.ID, "--started", e.box.State.StartedAt,
+		"--docker", e.Programs.Docker, "--wait", e.stopTimeout().String()}}
 }
 
 // release is the plan of a whole release.

@@ -26,11 +26,11 @@ var updatePlans = flag.Bool("update", false, "write the golden files anew")
 
 // scripted is a snapshotter's machine that answers by script. What it has no answer for fails the test.
 type scripted struct {
-	t       *testing.T
-	state   launchState
-	unit    string // what systemctl show prints
-	restart string // what docker inspect prints
-	broken  string // a program that fails
+	t      *testing.T
+	state  launchState
+	unit   string // what systemctl show prints
+	box    string // what docker inspect prints
+	broken string // a program that fails
 }
 
 func (h scripted) Run(_ context.Context, argv ...string) (core.Output, error) {
@@ -44,8 +44,8 @@ func (h scripted) Run(_ context.Context, argv ...string) (core.Output, error) {
 		return core.Output{Stdout: b}, err
 	case argv[0] == "/usr/bin/systemctl" && argv[1] == "show" && h.unit != "":
 		return core.Output{Stdout: []byte(h.unit)}, nil
-	case argv[0] == "/usr/bin/docker" && argv[1] == "inspect" && h.restart != "":
-		return core.Output{Stdout: []byte(h.restart + "\n")}, nil
+	case argv[0] == "/usr/bin/docker" && argv[1] == "inspect" && h.box != "":
+		return core.Output{Stdout: []byte(h.box)}, nil
 	case line == "test -d /erigon-data/snapshots":
 		return core.Output{}, nil
 	case strings.HasPrefix(line, "@core http http://127.0.0.1:8545 "):
@@ -58,9 +58,12 @@ func (h scripted) Run(_ context.Context, argv ...string) (core.Output, error) {
 
 const patientUnit = "LoadState=loaded\nUnitFileState=enabled\nTimeoutStopUSec=1h\nSendSIGKILL=yes\n"
 
+const runningBox = `[{"Id":"c0ffee","State":{"Running":true,"StartedAt":"2026-11-21T19:00:00.1Z"},
+ "Config":{"StopSignal":"2"},"HostConfig":{"RestartPolicy":{"Name":"always"}}}]`
+
 // up is the machine of an Erigon that runs as a process, down one whose Erigon is stopped.
 func up(t *testing.T) scripted {
-	return scripted{t: t, state: launchState{Held: true, PID: 4711, UID: 1000, Saved: true}, unit: patientUnit, restart: "always"}
+	return scripted{t: t, state: launchState{Held: true, PID: 4711, UID: 1000, Saved: true}, unit: patientUnit, box: runningBox}
 }
 
 func down(t *testing.T) scripted {
@@ -237,6 +240,11 @@ func TestPlanRefuses(t *testing.T) {
 	foreign := up(t)
 	foreign.state.Unit = "erigon3.service"
 	with := func(unit string) scripted { h := up(t); h.unit = unit; return h }
+	box := func(old, new string) scripted {
+		h := up(t)
+		h.box = strings.Replace(runningBox, old, new, 1)
+		return h
+	}
 	broken := func(program string) scripted { h := up(t); h.broken = program; return h }
 	rubbish := up(t)
 	rubbish.unit = "LoadState=loaded\nTimeoutStopUSec=soon\n"
@@ -253,6 +261,8 @@ func TestPlanRefuses(t *testing.T) {
 		"a unit of no time":         {asUnit, `"soon" is no time`, intent("release"), rubbish},
 		"no systemctl":              {asUnit, "told to fail", intent("release"), broken("systemctl")},
 		"no docker":                 {asContainer, "told to fail", intent("release"), broken("docker")},
+		"a container that is down":  {asContainer, "not in the container erigon", intent("release"), box(`"Running":true`, `"Running":false`)},
+		"a container that kills":    {asContainer, "--stop-signal SIGINT", intent("index"), box(`"2"`, `"SIGKILL"`)},
 		"no status":                 {"", "look at who runs", intent("release"), broken("launch status")},
 		"a release of what is down": {"", "start it", intent("release"), down(t)},
 		"no range":                  {"", "--step FROM-TO, or --latest", intent("rm-state"), up(t)},
@@ -297,7 +307,9 @@ func TestReturns(t *testing.T) {
 		}
 	}
 	for policy, want := range map[string]bool{"always": true, "unless-stopped": false, "on-failure": false, "no": false, "": false} {
-		if got := (scene{settings: settings{Container: "e"}, again: policy}).returns(); got != want {
+		e := scene{settings: settings{Container: "e"}}
+		e.box.HostConfig.RestartPolicy.Name = policy
+		if got := e.returns(); got != want {
 			t.Errorf("policy %q: %t", policy, got)
 		}
 	}

@@ -118,7 +118,7 @@ func publish(s spec, at time.Time) core.Layout {
 }
 
 // returns tells whether the node comes back by itself when its machine starts anew, though it was
-// stopped by us. Docker keeps down what was stopped by hand, except with "always".
+// stopped by us.
 func returns(s spec, e scene) bool {
 	switch {
 	case s.Run.Service != "":
@@ -128,7 +128,7 @@ func returns(s spec, e scene) bool {
 		}
 		return false
 	case s.Run.Container != "":
-		return e.Container.HostConfig.RestartPolicy.Name == "always"
+		return e.Container.Returns()
 	}
 	return false
 }
@@ -162,14 +162,13 @@ func freeze(s spec, e scene, mine func(core.Command) core.Command) []core.Step {
 		stopped.Argv = append(stopped.Argv, "--unit", s.Run.Service, "--invocation", e.Unit["InvocationID"], "--systemctl", systemctl)
 	case s.Run.Container != "":
 		// As the login user: who may talk to Docker need not be root, and is not the data's owner.
-		docker := e.Look.Programs["docker"]
-		stop.Do = core.Command{Argv: []string{"@self", "signal", "--docker", docker, s.Run.Container}}
-		stop.Undo = start(s, e, []string{docker, "start", s.Run.Container})
-		stopped.Argv = append(stopped.Argv, "--container", s.Run.Container, "--id", e.Container.ID,
-			"--started", e.Container.State.StartedAt, "--docker", docker)
+		words := containerWords(s, e)
+		stop.Do = core.Command{Argv: append([]string{"@self", "signal"}, words...)}
+		stop.Undo = start(s, e, append([]string{"--stop", s.StopTimeout.String()}, words...)...)
+		stopped.Argv = append(stopped.Argv, words...)
 	default:
 		stop.Do = core.Command{Argv: s.Run.Stop}
-		stop.Undo = start(s, e, s.Run.Start)
+		stop.Undo = start(s, e, append([]string{"--"}, s.Run.Start...)...)
 		stopped.Argv = append(stopped.Argv, "--log", s.Run.Log, "--inode", strconv.FormatUint(e.Look.Log.Inode, 10),
 			"--offset", strconv.FormatInt(e.Look.Log.Size, 10), "--db", e.Look.DB.Path)
 		if p := e.Look.Holder; p != nil {
@@ -179,13 +178,16 @@ func freeze(s spec, e scene, mine func(core.Command) core.Command) []core.Step {
 	}
 	stop.Do.Timeout, stop.Do.Grace = s.StopTimeout, grace
 	stop.Undo.Timeout, stop.Undo.Grace = startTime, grace
+	if s.Run.Container != "" {
+		stop.Undo.Timeout += s.StopTimeout // it may have to wait for the stop's end
+	}
 	return []core.Step{stop, {Name: "see that it stopped cleanly", Do: stopped}}
 }
 
 // start watches what nobody else watches: a container or an operator's own command.
-func start(s spec, e scene, argv []string) *core.Command {
+func start(s spec, e scene, how ...string) *core.Command {
 	return &core.Command{Argv: append([]string{"@self", "start", "--rpc", strconv.Itoa(s.RPCPort),
-		"--db", e.Look.DB.Path, "--wait", startWait.String(), "--"}, argv...)}
+		"--db", e.Look.DB.Path, "--wait", startWait.String()}, how...)}
 }
 
 func capture(db, to string, mine func(core.Command) core.Command) []core.Step {

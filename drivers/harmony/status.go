@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/drivers/docker"
 )
 
 // Status looks at a node: at its RPC, at its database, and at what stops and starts it.
@@ -122,7 +123,7 @@ func ageCheck(s spec, h header, now time.Time) core.Check {
 type scene struct {
 	Look      look
 	Unit      map[string]string // systemctl show, for a service
-	Container inspected
+	Container docker.State
 	LookErr   string // why the rest is empty
 	LaunchErr string // why the service or container can't be looked at
 }
@@ -175,12 +176,12 @@ func (e *scene) askSystemd(ctx context.Context, s spec, h core.Host) error {
 }
 
 func (e *scene) askDocker(ctx context.Context, s spec, h core.Host) error {
-	docker := e.Look.Programs["docker"]
-	if docker == "" {
+	program := e.Look.Programs["docker"]
+	if program == "" {
 		e.LaunchErr = "docker is not installed there"
 		return nil
 	}
-	out, err := h.Run(ctx, inspectContainer(docker, s.Run.Container)...)
+	out, err := h.Run(ctx, docker.Inspect(program, s.Run.Container)...)
 	if err != nil {
 		return fmt.Errorf("ask docker about %s: %w", s.Run.Container, err)
 	}
@@ -188,7 +189,7 @@ func (e *scene) askDocker(ctx context.Context, s spec, h core.Host) error {
 		e.LaunchErr = lastLine(out.Stderr, "docker gives no answer")
 		return nil
 	}
-	if e.Container, err = readInspect(out.Stdout); err != nil {
+	if e.Container, err = docker.Read(out.Stdout); err != nil {
 		e.LaunchErr = err.Error()
 	}
 	return nil
@@ -253,7 +254,7 @@ func launchCheck(s spec, e scene) core.Check {
 		c.OK = e.Container.State.Running
 		c.Got = map[bool]string{true: "running", false: "not running"}[c.OK]
 		c.Fix = "see `docker ps -a`; the login user must be allowed to use docker"
-		if _, err := stopSignal(e.Container); c.OK && err != nil {
+		if _, err := e.Container.StopSignal(); c.OK && err != nil {
 			c.OK, c.Got, c.Fix = false, err.Error(), "give the container the stop signal SIGTERM"
 		}
 	default:

@@ -5,14 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/snapfw/snapfw/drivers/docker"
 )
 
 // A node's absence does not say that it stopped cleanly: it may have panicked on the way, with its
@@ -20,7 +22,7 @@ import (
 // the design lists: systemd, the container's exit code, the node's own last words.
 
 var (
-	errDirty   = errors.New("it did not stop cleanly: it has to be started, to repair itself, before its data can be taken")
+	errDirty   = docker.ErrDirty
 	errUnknown = errors.New("nobody knows how it stopped, so its data can't be trusted")
 	errRunning = errors.New("it is still running")
 )
@@ -48,15 +50,11 @@ func poll(ctx context.Context, ask func() error) error {
 func verbStopped(ctx context.Context, args []string, _, stderr io.Writer) int {
 	fs := flags("stopped", stderr)
 	var u unit
-	var c container
+	c := containerFlags(fs)
 	var l lastLog
 	fs.StringVar(&u.Name, "unit", "", "systemd unit")
 	fs.StringVar(&u.Systemctl, "systemctl", "systemctl", "path of systemctl")
 	fs.StringVar(&u.Invocation, "invocation", "", "the unit's InvocationID while it ran")
-	fs.StringVar(&c.Name, "container", "", "Docker container")
-	fs.StringVar(&c.Docker, "docker", "docker", "path of docker")
-	fs.StringVar(&c.ID, "id", "", "the container's id while it ran")
-	fs.StringVar(&c.Started, "started", "", "when the container was started")
 	fs.StringVar(&l.Path, "log", "", "the node's log")
 	fs.Uint64Var(&l.Inode, "inode", 0, "the log's inode while the node ran")
 	fs.Int64Var(&l.Offset, "offset", 0, "the log's size while the node ran")
@@ -74,7 +72,7 @@ func verbStopped(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case u.Name != "":
 		err = poll(ctx, func() error { return u.stopped(ctx) })
 	case c.Name != "":
-		err = poll(ctx, func() error { return c.stopped(ctx) })
+		err = c.Await(ctx, *timeout)
 	case l.Path != "":
 		err = l.stopped(ctx)
 	default:
@@ -167,61 +165,6 @@ func (u unit) journal(ctx context.Context) error {
 	}
 	return fmt.Errorf("systemd forgot how %s ended and its journal does not tell: %w; enable the unit (systemctl enable %s), "+
 		"or let the login user read the journal (group systemd-journal)", u.Name, errUnknown, u.Name)
-}
-
-// container is a Docker container, and the one start of it that was to be stopped.
-type container struct{ Name, Docker, ID, Started string }
-
-// inspected is what is read of docker inspect.
-type inspected struct {
-	ID    string `json:"Id"`
-	State struct {
-		Running, Restarting, OOMKilled bool
-		ExitCode                       int
-		StartedAt                      string
-	}
-	Config     struct{ StopSignal string }
-	HostConfig struct{ RestartPolicy struct{ Name string } }
-}
-
-func inspectContainer(docker, name string) []string {
-	return []string{docker, "inspect", "--type", "container", "--", name}
-}
-
-func readInspect(out []byte) (inspected, error) {
-	var l []inspected
-	if err := json.Unmarshal(out, &l); err != nil {
-		return inspected{}, fmt.Errorf("read docker inspect: %w", err)
-	}
-	if len(l) != 1 {
-		return inspected{}, fmt.Errorf("docker inspect names %d containers", len(l))
-	}
-	return l[0], nil
-}
-
-func (c container) inspect(ctx context.Context) (inspected, error) {
-	argv := inspectContainer(c.Docker, c.Name)
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).Output()
-	if err != nil {
-		return inspected{}, fmt.Errorf("ask docker about %s: %w", c.Name, sayStderr(err))
-	}
-	return readInspect(out)
-}
-
-func (c container) stopped(ctx context.Context) error {
-	i, err := c.inspect(ctx)
-	if err != nil {
-		return err
-	}
-	switch {
-	case i.ID != c.ID || i.State.StartedAt != c.Started:
-		return fmt.Errorf("container %s was started anew meanwhile: %w", c.Name, errDirty)
-	case i.State.Running || i.State.Restarting:
-		return fmt.Errorf("container %s: %w", c.Name, errRunning)
-	case i.State.ExitCode != 0 || i.State.OOMKilled:
-		return fmt.Errorf("container %s ended with exit code %d, OOMKilled=%t: %w", c.Name, i.State.ExitCode, i.State.OOMKilled, errDirty)
-	}
-	return nil
 }
 
 // lastLog is the log of a node that an operator's own commands run.
@@ -321,41 +264,27 @@ func telling(lines []string, last string) string {
 // verbSignal asks a container to stop and never kills it: docker stop would, at its timeout.
 func verbSignal(ctx context.Context, args []string, _, stderr io.Writer) int {
 	fs := flags("signal", stderr)
-	docker := fs.String("docker", "docker", "path of docker")
-	rest, err := parse(fs, args, 1)
-	if err != nil {
+	c := containerFlags(fs)
+	if _, err := parse(fs, args, 0); err != nil {
 		return usage(stderr, err)
 	}
-	c := container{Name: rest[0], Docker: *docker}
-	i, err := c.inspect(ctx)
-	if err != nil || !i.State.Running {
-		return fail(stderr, err)
-	}
-	signal, err := stopSignal(i)
-	if err != nil {
-		return fail(stderr, err)
-	}
-	out, err := exec.CommandContext(ctx, c.Docker, "kill", "--signal", signal, c.Name).CombinedOutput()
-	if err != nil {
-		return fail(stderr, fmt.Errorf("signal container %s: %w: %s", c.Name, err, bytes.TrimSpace(out)))
-	}
-	return 0
+	return fail(stderr, c.Tell(ctx))
 }
 
-// stopSignal is the signal that the container's image asks for. With another one Docker
-// would start the container again by its restart policy.
-func stopSignal(i inspected) (string, error) {
-	s := strings.TrimPrefix(strings.ToUpper(i.Config.StopSignal), "SIG")
-	if n, err := strconv.Atoi(s); err == nil {
-		s = map[int]string{2: "INT", 15: "TERM"}[n]
-	}
-	switch s {
-	case "", "TERM":
-		return "TERM", nil
-	case "INT":
-		return "INT", nil
-	}
-	return "", fmt.Errorf("the container's stop signal is %q, on which the node does not stop cleanly: %w", i.Config.StopSignal, errRefused)
+// containerFlags are the flags that name a container and the one start of it that is meant.
+func containerFlags(fs *flag.FlagSet) *docker.Container {
+	var c docker.Container
+	fs.StringVar(&c.Name, "container", "", "Docker container")
+	fs.StringVar(&c.Docker, "docker", "docker", "path of docker")
+	fs.StringVar(&c.ID, "id", "", "the container's id while it ran")
+	fs.StringVar(&c.Started, "started", "", "when the container was started")
+	return &c
+}
+
+// containerWords are those flags.
+func containerWords(s spec, e scene) []string {
+	return []string{"--container", s.Run.Container, "--id", e.Container.ID, "--started", e.Container.State.StartedAt,
+		"--docker", e.Look.Programs["docker"]}
 }
 
 // sayStderr adds what a program printed to the error of its exit.

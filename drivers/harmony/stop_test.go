@@ -262,12 +262,15 @@ func TestSignal(t *testing.T) {
 		{`"Running":true`, "15", "--signal TERM hmy", 0},
 		{`"Running":true`, "SIGKILL", "", core.ExitRefused},
 		{`"Running":false`, "", "", 0},
+		{`"Running":true,"StartedAt":"later"`, "", "", core.ExitAgain},
 	} {
+		t.Setenv("SNAPFW_ROOT", t.TempDir())
 		said := filepath.Join(t.TempDir(), "said")
 		docker := program(t, "docker", fmt.Sprintf("if [ $1 = kill ]; then shift; echo \"$@\" > %s; exit; fi\n"+
-			"echo '[{\"Id\":\"c0\",\"State\":{%s},\"Config\":{\"StopSignal\":\"%s\"}}]'\n", said, c.state, c.signal))
+			"echo '[{\"Id\":\"c0\",\"State\":{\"StartedAt\":\"s\",%s},\"Config\":{\"StopSignal\":\"%s\"}}]'\n", said, c.state, c.signal))
 		var errs bytes.Buffer
-		if got := verbSignal(context.Background(), []string{"hmy", "--docker", docker}, nil, &errs); got != c.exit {
+		got := verbSignal(context.Background(), []string{"--container", "hmy", "--id", "c0", "--started", "s", "--docker", docker}, nil, &errs)
+		if got != c.exit {
 			t.Errorf("%+v: exit %d: %s", c, got, errs.String())
 		}
 		b, _ := os.ReadFile(said)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/drivers/docker"
 )
 
 // verb is something that this binary does on a node's machine: "@self NAME …".
@@ -28,8 +29,8 @@ type verb struct {
 var verbs = []verb{
 	{"look", "--db DIR [--log FILE] [--program PATH …] [--service UNIT]  print what there is, as JSON", verbLook},
 	{"stopped", "--unit|--container|--log …  wait for the node's end and say whether it was clean", verbStopped},
-	{"signal", "CONTAINER [--docker PATH]  ask a container to stop", verbSignal},
-	{"start", "--rpc PORT --wait D -- ARGV…  start the node and see that it stays", verbStart},
+	{"signal", "--container NAME --id ID --started TIME  ask a container to stop", verbSignal},
+	{"start", "--rpc PORT --wait D --container NAME … | -- ARGV…  start the node and see that it stays", verbStart},
 	{"live", "DIR --to FILE  write the list of the database's live files", verbLive},
 	{"unchanged", "DIR --copy DIR --list FILE  see that nothing opened the database since", verbUnchanged},
 	{"head", "height|hash DIR [--snapdb BOOL]  print the head of a copy", verbHead},
@@ -44,7 +45,7 @@ func fail(stderr io.Writer, err error) int {
 	switch {
 	case errors.Is(err, errDirty), errors.Is(err, errDamaged):
 		return core.ExitAgain
-	case errors.Is(err, errRefused), errors.Is(err, errUnknown):
+	case errors.Is(err, errRefused), errors.Is(err, errUnknown), errors.Is(err, docker.ErrSignal):
 		return core.ExitRefused
 	}
 	return 1
@@ -207,14 +208,20 @@ func verbStart(ctx context.Context, args []string, _, stderr io.Writer) int {
 	rpc := fs.Int("rpc", 9500, "port of the node's RPC")
 	db := fs.String("db", "", "the database's directory")
 	wait := fs.Duration("wait", 30*time.Second, "how long to watch")
+	c := containerFlags(fs)
+	stop := fs.Duration("stop", time.Minute, "how long the container's stop may take, where that still goes on")
 	if err := fs.Parse(args); err != nil {
 		return usage(stderr, err)
 	}
 	argv := fs.Args()
-	if len(argv) == 0 {
-		return usage(stderr, errors.New("start needs a command after --"))
+	if (len(argv) == 0) == (c.Name == "") {
+		return usage(stderr, errors.New("start needs --container, or a command after --"))
 	}
-	if err := launchNode(ctx, argv); err != nil {
+	begin := func() error { return launchNode(ctx, argv) }
+	if c.Name != "" {
+		begin = func() error { return c.Start(ctx, *stop, 0) }
+	}
+	if err := begin(); err != nil {
 		return fail(stderr, err)
 	}
 	end := time.Now().Add(*wait)

@@ -88,11 +88,7 @@ func groups() (string, error) {
 func Boot(t testing.TB, o Options) *Machine {
 	t.Helper()
 	if err := Missing(); err != nil {
-		if os.Getenv("SNAPFW_TEST_NO_SKIP") != "" {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(os.Stderr, "\n*** SKIPPED %s: %v ***\n\n", t.Name(), err)
-		t.Skip(err)
+		skip(t, err)
 	}
 	m := &Machine{dir: t.TempDir(), ended: make(chan struct{})}
 	t.Cleanup(func() { m.clear(t) })
@@ -103,6 +99,16 @@ func Boot(t testing.TB, o Options) *Machine {
 		t.Fatalf("the machine does not come up: %v\n%s", err, m.Log())
 	}
 	return m
+}
+
+// skip skips a test, loudly, or fails it where nothing may be skipped.
+func skip(t testing.TB, why error) {
+	t.Helper()
+	if os.Getenv("SNAPFW_TEST_NO_SKIP") != "" {
+		t.Fatal(why)
+	}
+	fmt.Fprintf(os.Stderr, "\n*** SKIPPED %s: %v ***\n\n", t.Name(), why)
+	t.Skip(why)
 }
 
 func (m *Machine) start(o Options) error {

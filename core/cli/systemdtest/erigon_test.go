@@ -35,11 +35,11 @@ systemctl enable erigon.service 2>/dev/null
 `
 
 func newErigon(t *testing.T, stopTime string) *world {
-	return newWorldOf(t, "erigon", strings.ReplaceAll(erigonText, "STOP", stopTime), map[string]string{"snapfw-erigon-devnet": erigonPath})
+	return newWorldOf(t, &world{node: "erigon"}, strings.ReplaceAll(erigonText, "STOP", stopTime), map[string]string{"snapfw-erigon-devnet": erigonPath})
 }
 
-// erigonConfig is config for a chain of Erigon, reviewed by hand.
-func (w *world) erigonConfig(user string) string {
+// erigonConfig is config for a chain of Erigon, reviewed by hand. runs is what runs it.
+func (w *world) erigonConfig(user, runs string) string {
 	w.Helper()
 	w.runs++
 	name := fmt.Sprintf("snapfw%d.yaml", w.runs)
@@ -56,20 +56,41 @@ chains:
     datadir: /home/erigon/data
     chain: mainnet
     rpc_port: %[5]d
-    service: erigon
+    %[6]s
     sink: bucket
     stop_timeout: 1m
     guard_lease: 3s
     guard_margin: 10s
     programs: {erigon: /usr/sbin/erigon, integration: /usr/sbin/integration}
-`, w.dir, w.runs, w.ssh, user, w.rpc))
+`, w.dir, w.runs, w.ssh, user, w.rpc, runs))
 	return w.path(name)
+}
+
+// approve lets a release through that is parked.
+func (w *world) approve(config string, parked said) {
+	w.Helper()
+	run := regexp.MustCompile(`erigon-[0-9]{8}-[0-9]{6}-[a-z0-9]+`).FindString(parked.text)
+	if got := w.snapfw(config, "approve", run, "--reason", "a test"); got.exit != 0 {
+		w.Fatalf("approve: exit %d\n%s", got.exit, got.text)
+	}
+	if got := w.snapfw(config, "resume", run); got.exit != 0 {
+		w.Fatalf("resume: exit %d\n%s", got.exit, got.text)
+	}
+}
+
+// listed wants a published list.
+func (w *world) listed() {
+	w.Helper()
+	list, err := os.ReadFile(w.path(fmt.Sprintf("bucket/run%d/mainnet.toml", w.runs)))
+	if err != nil || strings.Count(string(list), "\n") < 100 {
+		w.Errorf("what is published: %v: %.200s", err, list)
+	}
 }
 
 // TestErigonAsAService is a release of an Erigon that is a unit: systemd stops it and starts it.
 func TestErigonAsAService(t *testing.T) {
 	w := newErigon(t, "15min")
-	config := w.erigonConfig("root")
+	config := w.erigonConfig("root", "service: erigon")
 	before := w.life()
 	got := w.snapfw(config, "release")
 	if got.exit != 5 {
@@ -79,20 +100,11 @@ func TestErigonAsAService(t *testing.T) {
 	if between == before || !w.answers() {
 		t.Errorf("it was not stopped and started by systemd\n%s", got.text)
 	}
-	run := regexp.MustCompile(`erigon-[0-9]{8}-[0-9]{6}-[a-z0-9]+`).FindString(got.text)
-	if got = w.snapfw(config, "approve", run, "--reason", "a test"); got.exit != 0 {
-		t.Fatalf("approve: exit %d\n%s", got.exit, got.text)
-	}
-	if got = w.snapfw(config, "resume", run); got.exit != 0 {
-		t.Fatalf("resume: exit %d\n%s", got.exit, got.text)
-	}
+	w.approve(config, got)
 	if w.life() != between {
 		t.Error("it was stopped for what was uploaded already")
 	}
-	list, err := os.ReadFile(w.path(fmt.Sprintf("bucket/run%d/mainnet.toml", w.runs)))
-	if err != nil || strings.Count(string(list), "\n") < 100 {
-		t.Errorf("what is published: %v: %.200s", err, list)
-	}
+	w.listed()
 	w.machine.Shell(t, "test -z \"$(find /home/erigon ! -user erigon)\"")
 
 	before = w.life()
@@ -105,7 +117,7 @@ func TestErigonAsAService(t *testing.T) {
 func TestErigonUnitIsKilledTooSoon(t *testing.T) {
 	w := newErigon(t, "5s")
 	before := w.life()
-	got := w.snapfw(w.erigonConfig("root"), "release")
+	got := w.snapfw(w.erigonConfig("root", "service: erigon"), "release")
 	w.untouched(before, got)
 	if got.exit == 0 || got.exit == 5 || !strings.Contains(got.text, "TimeoutStopSec") {
 		t.Errorf("exit %d\n%s", got.exit, got.text)
@@ -115,7 +127,7 @@ func TestErigonUnitIsKilledTooSoon(t *testing.T) {
 // TestErigonIsStartedByTheGuard kills snapfw while Erigon's unit is down.
 func TestErigonIsStartedByTheGuard(t *testing.T) {
 	w := newErigon(t, "15min")
-	config := w.erigonConfig("root")
+	config := w.erigonConfig("root", "service: erigon")
 	before := w.life()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()

@@ -18,6 +18,11 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "4") // they wait most of the time
+	}
 	if Missing() != nil {
 		return m.Run() // each test says why it is skipped
 	}

@@ -95,7 +95,8 @@ systemctl enable harmony.service 2>/dev/null
 // world is a machine with a node, and what snapfw needs on this side of it.
 type world struct {
 	*testing.T
-	node    string // its user, its unit and its chain's driver
+	node    string // its user, its unit or container, and its chain's driver
+	docked  bool   // it is a container
 	machine *Machine
 	dir     string
 	ssh     int
@@ -104,21 +105,21 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	return newWorldOf(t, "harmony", harmonyText, map[string]string{"snapfw-devnet": devnetPath})
+	return newWorldOf(t, &world{node: "harmony"}, harmonyText, map[string]string{"snapfw-devnet": devnetPath})
 }
 
-// newWorldOf boots a machine with a node of this name. setup makes its unit; programs lie in /oldin meanwhile.
-func newWorldOf(t *testing.T, node, setup string, programs map[string]string) *world {
+// newWorldOf boots a machine with the node of w. setup makes its unit; programs lie in /oldin meanwhile.
+func newWorldOf(t *testing.T, w *world, setup string, programs map[string]string) *world {
 	t.Parallel()
 	if err := Missing(); err == nil {
 		if _, err := exec.LookPath("rclone"); err != nil {
-			t.Skip("SKIPPED: rclone is not installed (Debian: apt-get install rclone)")
+			skip(t, errors.New("rclone is not installed (Debian: apt-get install rclone)"))
 		}
 	}
-	w := &world{T: t, node: node, dir: t.TempDir(), ssh: freePort(t), rpc: freePort(t)}
+	w.T, w.dir, w.ssh, w.rpc = t, t.TempDir(), freePort(t), freePort(t)
 	for _, key := range []string{"id", "host_key"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", w.path(key)).CombinedOutput(); err != nil {
-			t.Skipf("SKIPPED: ssh-keygen: %v: %s", err, out)
+			skip(t, fmt.Errorf("ssh-keygen: %w: %s", err, out))
 		}
 	}
 	pub, err := os.ReadFile(w.path("host_key.pub"))
@@ -127,7 +128,7 @@ func newWorldOf(t *testing.T, node, setup string, programs map[string]string) *w
 	}
 	w.write("known_hosts", fmt.Sprintf("[127.0.0.1]:%d %s", w.ssh, pub))
 	w.bucket()
-	setup = strings.NewReplacer("SSHPORT", fmt.Sprint(w.ssh), "RPCPORT", fmt.Sprint(w.rpc), "NODE", node).Replace(machineText + setup)
+	setup = strings.NewReplacer("SSHPORT", fmt.Sprint(w.ssh), "RPCPORT", fmt.Sprint(w.rpc), "NODE", w.node).Replace(machineText + setup)
 	files := maps.Clone(programs)
 	files["id.pub"], files["host_key"] = w.path("id.pub"), w.path("host_key")
 	began := time.Now()
@@ -218,6 +219,7 @@ type setting struct {
 	owner   string
 	service string // "" is harmony
 	lease   string // "" is 30s
+	stop    string // stop_timeout
 }
 
 // config writes a configuration with a state folder of its own and returns its path.
@@ -228,7 +230,10 @@ func (w *world) config(s setting) string {
 		s.lease = "30s"
 	}
 	machine := fmt.Sprintf("{shard: 0, ip: 127.0.0.1, port: %d, user: %s, rpc_port: %d, db_directory: /home/harmony", w.ssh, s.user, w.rpc)
-	for _, kv := range [][2]string{{"owner", s.owner}, {"service", s.service}} {
+	if w.docked {
+		machine += ", container: " + w.node
+	}
+	for _, kv := range [][2]string{{"owner", s.owner}, {"service", s.service}, {"stop_timeout", s.stop}} {
 		if kv[1] != "" {
 			machine += ", " + kv[0] + ": " + kv[1]
 		}
@@ -283,6 +288,9 @@ func (w *world) snapfw(config string, words ...string) said {
 // life names the node's process: it changes when the node is stopped and started.
 func (w *world) life() string {
 	w.Helper()
+	if w.docked {
+		return w.machine.Shell(w, "docker inspect -f '{{.Id}} {{.State.StartedAt}}' "+w.node)
+	}
 	return w.machine.Shell(w, "systemctl show -P InvocationID "+w.node+".service")
 }
 
