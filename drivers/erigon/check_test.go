@@ -45,7 +45,13 @@ func healthy() map[string]checkFile {
 	}
 	add("v1.1-000090-000100-blobsidecars.seg", "v1.1-000090-000100-blocksidecars.idx")
 	add("v1.1-000100-000110-blobsidecars.seg", "v1.1-000100-000110-blocksidecars.idx")
-	for _, name := range []string{"000000-000100-BlockRoot", "000100-000150-BlockRoot", "000000-000150-PendingDeposits", "000000-000109-BlockProposers"} {
+	tables := []string{"000000-000100-BlockRoot", "000100-000150-BlockRoot", "000000-000109-BlockProposers"}
+	for _, name := range knownTables {
+		if name != "BlockRoot" {
+			tables = append(tables, "000000-000150-"+name)
+		}
+	}
+	for _, name := range tables {
 		add("caplin/v1.1-"+name+".seg", "caplin/v1.1-"+name+".idx")
 	}
 	for _, r := range []string{"0-64", "64-96"} {
@@ -118,6 +124,112 @@ func TestCheckEveryFileMatters(t *testing.T) {
 		delete(files, name+torrentExt)
 		if !refused(checkAll(files)) {
 			t.Errorf("nobody misses %s", name)
+		}
+	}
+}
+
+// TestCheckEveryTypeMatters takes each type of a healthy chain away as a whole, its indexes, too: nothing of it is left whose
+// range could show a gap. What publishable takes for legal is warned of: rcache, beacon blocks, blobs, and the tables of caplin as a whole.
+func TestCheckEveryTypeMatters(t *testing.T) {
+	without := func(gone func(fileName) bool) (all []checkFinding) {
+		files := healthy()
+		maps.DeleteFunc(files, func(name string, _ checkFile) bool {
+			data, _, isTorrent := torrentOf(name)
+			if isTorrent {
+				name = data
+			}
+			f, err := parseName(name)
+			return err == nil && gone(f)
+		})
+		return checkAll(files)
+	}
+	says := func(all []checkFinding, level severity, what string) bool {
+		return slices.ContainsFunc(all, func(f checkFinding) bool {
+			return f.Severity == level && (strings.Contains(f.Text, what) || strings.Contains(f.File, what))
+		})
+	}
+	types := map[[2]string]bool{}
+	for name := range healthy() {
+		if f, err := parseName(name); err == nil && f.ranged() && !retiredTables[f.Type] {
+			if _, isIndex := dataOf(f.series()); !isIndex {
+				types[[2]string{f.Dir, f.Type}] = true
+			}
+		}
+	}
+	if len(types) < 3+2+len(knownTables)+6+6+10 {
+		t.Fatalf("only %d types are tried", len(types))
+	}
+	for typ := range types {
+		dir, typ := typ[0], typ[1]
+		of := func(f fileName) bool {
+			data := f.series()
+			if d, isIndex := dataOf(data); isIndex {
+				data = d
+			}
+			return data.Dir == dir && data.Type == typ
+		}
+		level, what := severityRefuse, typ
+		switch {
+		case dir == "" && (typ == "beaconblocks" || typ == "blobsidecars"):
+			level = severityWarn
+		case dir == "idx" && slices.Contains(histories, typ) && typ != "accounts":
+			what = "idx/" + typ + ".ef"
+		}
+		if all := without(of); !says(all, level, what) {
+			t.Errorf("%s of %q: nobody says %s: %+v", typ, dir, level, all)
+		}
+	}
+	for _, dir := range []string{"domain", "history", "idx", "accessor"} {
+		if all := without(func(f fileName) bool { return f.Dir == dir }); !refused(all) {
+			t.Errorf("without %s/: %+v", dir, all)
+		}
+	}
+	history := func(f fileName) bool { return f.Dir == "history" || f.Dir == "idx" || f.Dir == "accessor" }
+	if all := without(history); !says(all, severityRefuse, "there is no idx/accounts.ef") {
+		t.Errorf("without history, indexes and accessors: %+v", all)
+	}
+	for what, gone := range map[string]func(fileName) bool{
+		"there is no table of caplin":  func(f fileName) bool { return f.Dir == "caplin" },
+		"there is no blobsidecars.seg": func(f fileName) bool { return strings.HasSuffix(f.Type, "sidecars") },
+		"there is no beaconblocks.seg": func(f fileName) bool { return f.Family == familySlot },
+		"there is no domain/rcache.kv": func(f fileName) bool { return f.Type == "rcache" },
+	} {
+		if all := without(gone); refused(all) || !says(all, severityWarn, what) {
+			t.Errorf("%s: %+v", what, all)
+		}
+	}
+}
+
+// TestCheckLateTable: no table of a published list begins late, not even those that came with a fork.
+func TestCheckLateTable(t *testing.T) {
+	files := healthy()
+	late, middle := "caplin/v1.1-000100-000150-PtcWindowTable", "caplin/v1.1-000100-000150-BlockRoot"
+	for _, ext := range []string{".seg", ".idx"} {
+		files[late+ext] = checkFile{Name: late + ext, Size: 5}
+		delete(files, "caplin/v1.1-000000-000100-BlockRoot"+ext)
+	}
+	texts := map[string]string{}
+	for _, f := range checkAll(files) {
+		if f.Rule == "gap" {
+			texts[f.File] = f.Text
+		}
+	}
+	for _, name := range []string{late + ".seg", middle + ".seg"} {
+		if !strings.Contains(texts[name], "from slot 0") {
+			t.Errorf("%s: %q", name, texts[name])
+		}
+	}
+	skips, err := readSkips(json.RawMessage(`{"skip_checks": [{"rule": "gap", "type": "PtcWindowTable", "reason": "it begins with its fork"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in checkInput
+	for _, f := range files {
+		in.Files = append(in.Files, f)
+	}
+	for _, f := range check(in, skips) {
+		if f.Rule == "gap" && (f.Severity == severityWarn) != (strings.Contains(f.File, "PtcWindow")) {
+			t.Errorf("%+v", f)
 		}
 	}
 }
@@ -241,26 +353,36 @@ func TestCheckStateAhead(t *testing.T) {
 		{96 * 390625, "step_size = 390625\nsteps_in_frozen_file = 256\n", ""},
 		{96*390625 - 1, "step_size = 390_625 # tx\nsteps_in_frozen_file = 256\nreferences_in_commitment_branches = true\n", "state-ahead"},
 		{0, "step_size = 390625\nsteps_in_frozen_file = 256\n", ""},
-		{1, "", ""},
+		{96 * 1_562_500, "", ""},
+		{96*1_562_500 - 1, "", "state-ahead"}, // before 3.4: preverified.toml and no erigondb.toml
+		{1, "none", ""},
 		{1, "step_size = 390625\n", "settings"},
 		{1, "step_size = -1\nsteps_in_frozen_file = 256\n", "settings"},
 		{1, "step_size = 1\nstep_size = 2\nsteps_in_frozen_file = 256\n", "settings"},
 	} {
 		in := checkInput{BlockTxNum: c.txnum}
-		if c.settings != "" {
+		none := c.settings == "none"
+		if c.settings != "" && !none {
 			in.Settings = []byte(c.settings)
 		}
 		for _, f := range healthy() {
-			in.Files = append(in.Files, f)
+			if !none || f.Name != "preverified.toml" {
+				in.Files = append(in.Files, f)
+			}
 		}
 		var got string
+		unknown := false
 		for _, f := range check(in, nil) {
+			unknown = unknown || f.Rule == "step-unknown"
 			if f.Severity == severityRefuse {
 				got += f.Rule
 			}
 		}
 		if got != c.rule {
 			t.Errorf("%d, %q: got %q, want %q", c.txnum, c.settings, got, c.rule)
+		}
+		if unknown != none {
+			t.Errorf("%q: that a step's size is not known is said: %t", c.settings, unknown)
 		}
 	}
 }
