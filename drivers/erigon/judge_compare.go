@@ -33,11 +33,12 @@ func compare(old, proposed *list) []change {
 		case f.ranged():
 			added[f.series()] = append(added[f.series()], f)
 		default:
-			all = append(all, change{class: classAdded, at: f, detail: "new"})
+			all = append(all, change{class: classAdded, at: f, detail: isNew})
 		}
 	}
 	for _, s := range seriesOf(removed, added) {
-		all = append(all, replacements(removed[s], added[s], proposed)...)
+		of := replacements(removed[s], added[s], proposed)
+		all = append(append(all, of...), lowered(of, old.series[s])...)
 	}
 	all = append(all, compareOdd(old, proposed)...)
 	explainHashes(all, old, proposed)
@@ -82,7 +83,7 @@ func replacements(removed, added []named, proposed *list) []change {
 				from = append(from, removed[i])
 			}
 		}
-		how := "new"
+		how := isNew
 		if len(from) > 0 {
 			how = "instead of " + spans(from)
 			all = append(all, replaced(a, from)...)
@@ -131,11 +132,11 @@ func replaced(a named, from []named) []change {
 	highest := slices.MaxFunc(from, func(x, y named) int { return x.Ver.compare(y.Ver) })
 	merged := len(from) > 1 || from[0].From != a.From || from[0].To != a.To
 	detail := fmt.Sprintf("%s instead of %s", a.Ver, spans(from))
-	isNew := !slices.ContainsFunc(from, func(f named) bool { return f.Ver == a.Ver })
+	other := !slices.ContainsFunc(from, func(f named) bool { return f.Ver == a.Ver })
 	switch c := a.Ver.compare(highest.Ver); {
 	case c < 0:
 		all = append(all, change{class: classDowngrade, at: a, from: from, detail: detail})
-	case isNew:
+	case other:
 		all = append(all, change{class: classUpgrade, at: a, from: from, detail: detail})
 	}
 	why := "replaced by " + a.Name
@@ -148,6 +149,28 @@ func replaced(a named, from []named) []change {
 	}
 	return all
 }
+
+// lowered finds new ranges of a series in a lower version than the published file before them: they replace nothing, and most likely an
+// old binary made them. What is added before the first file is left alone, since mainnet's history of commitment really came so.
+func lowered(all []change, published []named) (found []change) {
+	for _, c := range all {
+		if c.class != classAdded || c.detail != isNew {
+			continue
+		}
+		i := sort.Search(len(published), func(i int) bool { return published[i].From >= c.at.From })
+		if i == 0 {
+			continue
+		}
+		if last := published[i-1]; c.at.Ver.compare(last.Ver) < 0 {
+			found = append(found, change{class: classDowngrade, at: c.at, from: []named{last},
+				detail: fmt.Sprintf("%s of a new range, after %s %s", c.at.Ver, last.Ver, last.span())})
+		}
+	}
+	return found
+}
+
+// isNew is the detail of an added file that replaces nothing.
+const isNew = "new"
 
 // spans writes ranges with their versions: "v1.1 0-64, 64-128, v2.0 128-192".
 func spans(files []named) string {
@@ -193,7 +216,7 @@ func compareOdd(old, proposed *list) []change {
 	}
 	for _, f := range proposed.odd {
 		if _, known := old.sums[f.Name]; !known {
-			all = append(all, change{class: classAdded, at: f, detail: "new"})
+			all = append(all, change{class: classAdded, at: f, detail: isNew})
 		}
 	}
 	return all

@@ -47,7 +47,7 @@ var sections = []struct {
 func report(j judgement, changes []change) string {
 	by := map[string][]change{}
 	for _, c := range changes {
-		if c.class == classAdded && c.detail != "new" {
+		if c.class == classAdded && c.detail != isNew {
 			continue // it is in the tables of merges and upgrades
 		}
 		by[c.class] = append(by[c.class], c)
