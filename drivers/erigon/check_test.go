@@ -521,6 +521,74 @@ func TestCheckVerb(t *testing.T) {
 	}
 }
 
+// TestCheckLive: while a node runs, only that is found which neither it nor retire nor index puts right.
+func TestCheckLive(t *testing.T) {
+	d := newStandIn(t)
+	run := func(args ...string) (int, string) {
+		var stdout, stderr bytes.Buffer
+		exit := checkVerb(t.Context(), append([]string{"--datadir", d.dir}, args...), &stdout, &stderr)
+		return exit, stdout.String() + stderr.String()
+	}
+	put := func(name, body string) func() {
+		return func() {
+			if err := os.WriteFile(filepath.Join(d.snap, name), []byte(body), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	away := func(name string) func() {
+		return func() {
+			if err := os.Rename(filepath.Join(d.snap, name), filepath.Join(d.dir, filepath.Base(name))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if exit, said := run("--live"); exit != 0 || strings.Contains(said, "for your information") {
+		t.Fatalf("a healthy one: %d %s", exit, said)
+	}
+	for _, c := range []struct {
+		name  string
+		do    func()
+		names []string // to remove, or to bring back, afterwards
+		live  string   // the rule that refuses at once; "" if only the whole check does
+		full  string
+	}{
+		{"foreign", put("notes.doc", "x"), []string{"notes.doc"}, "foreign", "foreign"},
+		{"part", put("domain/v2.0-code.0-8.kv.part", "x"), []string{"domain/v2.0-code.0-8.kv.part"}, "unfinished", "unfinished"},
+		{"tmp", put("domain/v2.0-code.0-8.kv.tmp", "x"), []string{"domain/v2.0-code.0-8.kv.tmp"}, "", "unfinished"},
+		{"overlap", put("idx/v3.0-code.0-1.ef", "x"), []string{"idx/v3.0-code.0-1.ef"}, "", "overlap"},
+		{"another index", put("accessor/v1.0-code.0-4.vi", "x"), []string{"accessor/v1.0-code.0-4.vi"}, "", "two-versions"},
+		{"another data file", put("history/v1.0-code.0-4.v", "x"), []string{"history/v1.0-code.0-4.v"}, "two-versions", "two-versions"},
+		{"empty", put("v1.1-000000-000010-bodies.seg.new", ""), []string{"v1.1-000000-000010-bodies.seg.new"}, "foreign", "foreign"},
+		{"no salt", away("salt-state.txt"), []string{"salt-state.txt"}, "salt", "salt"},
+		{"no index", away("v2.0-000000-000010-bodies.idx"), []string{"v2.0-000000-000010-bodies.idx"}, "", "missing-index"},
+		{"a table's gap", away("v1.1-000010-000020-beaconblocks.seg"), []string{"v1.1-000010-000020-beaconblocks.seg"}, "gap", "gap"},
+	} {
+		c.do()
+		exit, said := run("--live")
+		if want := c.live; (exit == 3) != (want != "") || !strings.Contains(said, "refuse "+want) && want != "" {
+			t.Errorf("%s: %d, want %q: %s", c.name, exit, want, said)
+		}
+		if exit, said := run("--live", "--new-salts"); c.live == "salt" && exit != 0 {
+			t.Errorf("%s, and they are made anew: %d %s", c.name, exit, said)
+		}
+		if exit, said := run("--no-torrents"); exit != 3 || !strings.Contains(said, "refuse "+c.full) {
+			t.Errorf("%s: %d, want %q: %s", c.name, exit, c.full, said)
+		}
+		for _, name := range c.names {
+			kept := filepath.Join(d.dir, filepath.Base(name))
+			if _, err := os.Stat(kept); err == nil {
+				err = os.Rename(kept, filepath.Join(d.snap, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+			} else if err := os.Remove(filepath.Join(d.snap, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestCheckIsQuick: a real chain's size costs no more than a moment.
 func TestCheckIsQuick(t *testing.T) {
 	var in checkInput
