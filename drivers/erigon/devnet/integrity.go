@@ -209,12 +209,30 @@ func checkPublishable(r *segRun, files []file) error {
 	if a, b := end(accounts), end(history); a != b {
 		return fmt.Errorf("accounts domain max step (=%d) is different to SnapIdx files max step (=%d)", a, b)
 	}
+	if err := checkTables(files); err != nil {
+		return err
+	}
 	for _, salt := range []string{"salt-state.txt", "salt-blocks.txt"} {
 		if _, err := os.Stat(r.d.snap(salt)); err != nil {
 			return fmt.Errorf("missing file %s", r.d.snap(salt))
 		}
 	}
 	return nil
+}
+
+// checkTables: tables of caplin are all there with the same end, or none is.
+func checkTables(files []file) error {
+	ends := map[uint64]bool{}
+	for _, t := range caplinTypes {
+		ends[end(of(files, kind{"caplin", t, "seg", ""}))] = true
+	}
+	switch {
+	case len(ends) == 1:
+		return nil
+	case ends[0]:
+		return errors.New("some state snapshot files are empty while others are present")
+	}
+	return errors.New("caplin state snapshots end apart")
 }
 
 func contiguous(files []file, what string) error {
