@@ -139,13 +139,19 @@ func check(in checkInput, skip []skipRule) []checkFinding {
 
 // stays tells whether a finding on a node that runs will be one of the release, too: neither the node's own merges, nor retire, nor index put it
 // right. Caplin's files are such that no command of Erigon's makes them.
-func (f checkFinding) stays() bool {
+func (inv *inventory) stays(f checkFinding) bool {
 	name, reason := parse(f.File)
 	_, isIndex := dataOf(name.series())
 	isData := reason == "" && !isIndex
 	switch f.Rule {
-	case "foreign", "settings", "salt", "caplin-ends", "caplin-tables", "blobs-apart":
+	case "foreign", "settings", "caplin-ends", "caplin-tables", "blobs-apart":
 		return true
+	case "salt": // where the indexes were cleared, index makes a new one
+		_, there := inv.byName[f.File]
+		return there || slices.ContainsFunc(inv.ordered, func(s series) bool {
+			salt, ok := salted(s)
+			return ok && salt == f.File
+		})
 	case "unfinished":
 		return strings.HasSuffix(f.File, ".part")
 	case "empty", "two-versions":

@@ -543,6 +543,11 @@ func TestCheckLive(t *testing.T) {
 			}
 		}
 	}
+	cleared := newStandIn(t)
+	cleared.call("erigon", "seg", "clearIndexing", "--datadir", cleared.dir)
+	if exit, said := run("--datadir", cleared.dir, "--live"); exit != 0 { // as a release leaves it that cleared them and failed
+		t.Errorf("no salt and no index: %d %s", exit, said)
+	}
 	if exit, said := run("--live"); exit != 0 || strings.Contains(said, "for your information") {
 		t.Fatalf("a healthy one: %d %s", exit, said)
 	}

@@ -199,7 +199,8 @@ func checkVerb(ctx context.Context, args []string, stdout, stderr io.Writer) int
 			}
 			all := check(in, skips)
 			if *live {
-				all = slices.DeleteFunc(all, func(f checkFinding) bool { return !f.stays() || *newSalts && f.Rule == "salt" })
+				inv := newInventory(in)
+				all = slices.DeleteFunc(all, func(f checkFinding) bool { return !inv.stays(f) || *newSalts && f.Rule == "salt" })
 			}
 			says := "nothing stands in the way of a release"
 			if *live {
