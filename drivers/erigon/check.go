@@ -137,6 +137,31 @@ func check(in checkInput, skip []skipRule) []checkFinding {
 	return all
 }
 
+// stays tells whether a finding on a node that runs will be one of the release, too: neither the node's own merges, nor retire, nor index put it
+// right. Caplin's files are such that no command of Erigon's makes them.
+func (inv *inventory) stays(f checkFinding) bool {
+	name, reason := parse(f.File)
+	_, isIndex := dataOf(name.series())
+	isData := reason == "" && !isIndex
+	switch f.Rule {
+	case "foreign", "settings", "caplin-ends", "caplin-tables", "blobs-apart":
+		return true
+	case "salt": // where the indexes were cleared, index makes a new one
+		_, there := inv.byName[f.File]
+		return there || slices.ContainsFunc(inv.ordered, func(s series) bool {
+			salt, ok := salted(s)
+			return ok && salt == f.File
+		})
+	case "unfinished":
+		return strings.HasSuffix(f.File, ".part")
+	case "empty", "two-versions":
+		return isData
+	case "gap":
+		return isData && (name.Family == familySlot || name.Family == familyTable)
+	}
+	return false
+}
+
 // refused tells whether a finding stands in the way.
 func refused(all []checkFinding) bool {
 	return slices.ContainsFunc(all, func(f checkFinding) bool { return f.Severity == severityRefuse })

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -108,16 +109,74 @@ func findStateEnds(inv *inventory, found found) {
 // findStateAhead compares transaction numbers: a step is step_size of them.
 func findStateAhead(inv *inventory, found found) {
 	end := endOf(inv.series[series{"domain", "accounts", "kv"}])
-	if inv.BlockTxNum == 0 || inv.Settings == nil || end == 0 {
+	step, known := inv.stepSize()
+	if inv.BlockTxNum == 0 || !known || end == 0 {
 		return
 	}
-	settings, err := readSettings(inv.Settings)
-	if err != nil {
-		return // the rule "settings" says so
-	}
-	if txs := end * settings.StepSize; txs > inv.BlockTxNum {
+	if txs := end * step; txs > inv.BlockTxNum {
 		files := inv.series[series{"domain", "accounts", "kv"}]
 		found(files[len(files)-1].Name, fmt.Sprintf("state reaches to transaction %d, the block files hold %d", txs, inv.BlockTxNum))
+	}
+}
+
+// legacyStep is a step's size where there is no erigondb.toml, which begins with 3.4.
+const legacyStep = 1_562_500
+
+// stepSize is what a step holds. A datadir that was synced before 3.4 has the list of its first sync, and no erigondb.toml.
+func (inv *inventory) stepSize() (txs uint64, known bool) {
+	if inv.Settings == nil {
+		_, known = inv.byName["preverified.toml"]
+		return legacyStep, known
+	}
+	settings, err := readSettings(inv.Settings)
+	return settings.StepSize, err == nil // else the rule "settings" says so
+}
+
+func findStepUnknown(inv *inventory, found found) {
+	if _, known := inv.stepSize(); !known && inv.Settings == nil && inv.BlockTxNum > 0 {
+		found("erigondb.toml", "neither erigondb.toml nor preverified.toml is there, so nobody can tell how many transactions a step holds, "+
+			"nor whether state is ahead of the blocks", "restore", "erigondb.toml")
+	}
+}
+
+// findCaplinAbsent: Erigon's own publishable takes a chain without any of them.
+func findCaplinAbsent(inv *inventory, found found) {
+	for _, s := range []series{{"", "beaconblocks", "seg"}, {"", "blobsidecars", "seg"}} {
+		if len(inv.series[s]) == 0 {
+			found("", fmt.Sprintf("there is no %s", s))
+		}
+	}
+	if !inv.anyTable() {
+		found("", "there is no table of caplin")
+	}
+}
+
+func (inv *inventory) anyTable() bool {
+	return slices.ContainsFunc(inv.ordered, func(s series) bool { return s.Dir == "caplin" && s.Ext == "seg" })
+}
+
+// knownTables are those that every version since 3.1 writes and publishes. Later forks bring others, which nobody misses here.
+var knownTables = []string{
+	"ActiveValidatorIndicies", "BalancesDump", "BlockRoot", "CurrentSyncCommittee", "EffectiveBalancesDump", "EpochData", "Eth1DataVotes",
+	"InactivityScores", "IntraRandaoMixes", "NextSyncCommittee", "PendingConsolidations", "PendingConsolidationsDump", "PendingDeposits",
+	"PendingDepositsDump", "PendingPartialWithdrawals", "PendingPartialWithdrawalsDump", "RandaoMixes", "SlotData", "StateEvents", "StateRoot",
+	"ValidatorBalance", "ValidatorEffectiveBalance", "ValidatorSlashings",
+}
+
+// findCaplinTables: Erigon's own publishable refuses tables of which some are empty while others are there.
+func findCaplinTables(inv *inventory, found found) {
+	for _, typ := range knownTables {
+		s := series{"caplin", typ, "seg"}
+		if len(inv.series[s]) > 0 || !inv.anyTable() {
+			continue
+		}
+		i := slices.IndexFunc(inv.files, func(f named) bool { return f.Dir == "caplin" && f.Ext == "seg" && f.From == 0 })
+		name := fileName{Family: familyTable, Ver: version{Major: 1, Minor: 1}, To: 1}
+		if i >= 0 {
+			name = inv.files[i].fileName
+		}
+		name.Dir, name.Type, name.Ext = s.Dir, s.Type, s.Ext
+		found(name.String(), fmt.Sprintf("there is no %s, and other tables are there", s), "restore", name.String())
 	}
 }
 

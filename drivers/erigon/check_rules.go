@@ -14,7 +14,7 @@ var rules = []rule{
 	{"empty", "No file has zero bytes.", severityRefuse, "restore", false, findEmpty},
 	{"salt", "Both salts are there and have four bytes.", severityRefuse, "restore", false, findSalt},
 	{"settings", "erigondb.toml, where there is one, says a step's size and a frozen file's.", severityRefuse, "restore", false, findSettings},
-	{"no-data", "There are block files and state files.", severityRefuse, "retire", false, findNoData},
+	{"no-data", "There are block files, state files and their history.", severityRefuse, "retire", false, findNoData},
 	{"two-versions", "No range of a type is there in two versions.", severityRefuse, "index", false, findTwoVersions},
 	{"gap", "Every type holds the chain from its beginning without a gap.", severityRefuse, "restore", false, findGap},
 	{"overlap", "No two files of a type hold the same part of the chain.", severityRefuse, "retire", false, findOverlap},
@@ -22,7 +22,10 @@ var rules = []rule{
 	{"missing-index", "Every data file has the indexes that its type needs, of its range.", severityRefuse, "index", false, findMissingIndex},
 	{"orphan-index", "Every index has the data that it is of.", severityRefuse, "retire", false, findOrphanIndex},
 	{"state-ends", "Domains, history and inverted indexes end at the same step.", severityRefuse, "retire", false, findStateEnds},
-	{"state-ahead", "State does not reach beyond the blocks (told where erigondb.toml and the blocks' last transaction are known).", severityRefuse, "rm-state --latest", false, findStateAhead},
+	{"state-ahead", "State does not reach beyond the blocks (told where the blocks' last transaction is known).", severityRefuse, "rm-state --latest", false, findStateAhead},
+	{"step-unknown", "A step's size is known, of erigondb.toml or by preverified.toml; without it nobody can tell whether state is ahead of the blocks.", severityWarn, "restore", false, findStepUnknown},
+	{"caplin-absent", "Beacon blocks, blobs and tables of caplin are there; this is for your information, as a chain may be published without.", severityWarn, "launch-flags", false, findCaplinAbsent},
+	{"caplin-tables", "Where there are tables of caplin, none is missing that every release holds.", severityRefuse, "restore", false, findCaplinTables},
 	{"caplin-ends", "All tables of caplin end at the same slot, but for those that no program writes any more.", severityRefuse, "restore", false, findCaplinEnds},
 	{"blobs-one-behind", "Blobs may rest one range of 10,000 slots behind beacon blocks; this is for your information.", severityWarn, "", false, findBlobsOneBehind},
 	{"blobs-apart", "Blobs are neither ahead of beacon blocks nor more than 10,000 slots behind: one gap that can't be filled stops all of them silently.", severityRefuse, "", false, findBlobsApart},
@@ -99,12 +102,14 @@ func findSettings(inv *inventory, found found) {
 	}
 }
 
+// leads are the series by whose ranges the other types are asked for: without one of them nobody would ask.
+var leads = []series{{"", "headers", "seg"}, {"domain", "accounts", "kv"}, {"idx", "accounts", "ef"}}
+
 func findNoData(inv *inventory, found found) {
-	if len(inv.series[series{"", "headers", "seg"}]) == 0 {
-		found("", "there is no headers.seg: is this the right datadir, and is retire through?")
-	}
-	if len(inv.series[series{"domain", "accounts", "kv"}]) == 0 {
-		found("", "there is no domain/accounts.kv: is this the right datadir, and is retire through?")
+	for _, s := range leads {
+		if len(inv.series[s]) == 0 {
+			found("", fmt.Sprintf("there is no %s: is this the right datadir, and is retire through?", s))
+		}
 	}
 }
 
@@ -128,6 +133,9 @@ func findGap(inv *inventory, found found) {
 	for _, s := range inv.ordered {
 		for _, g := range gapsOf(s, inv.flaws[s]) {
 			text := fmt.Sprintf("nothing of %s holds %d-%d, before this file", s, g.From, g.To)
+			if g.From == 0 && s.Dir == "caplin" {
+				text += ": Erigon's own publishable wants every table from slot 0, those of later forks, too"
+			}
 			if _, isIndex := dataOf(s); isIndex {
 				found(g.At.Name, text, "index")
 				continue

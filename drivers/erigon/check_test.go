@@ -45,7 +45,13 @@ func healthy() map[string]checkFile {
 	}
 	add("v1.1-000090-000100-blobsidecars.seg", "v1.1-000090-000100-blocksidecars.idx")
 	add("v1.1-000100-000110-blobsidecars.seg", "v1.1-000100-000110-blocksidecars.idx")
-	for _, name := range []string{"000000-000100-BlockRoot", "000100-000150-BlockRoot", "000000-000150-PendingDeposits", "000000-000109-BlockProposers"} {
+	tables := []string{"000000-000100-BlockRoot", "000100-000150-BlockRoot", "000000-000109-BlockProposers"}
+	for _, name := range knownTables {
+		if name != "BlockRoot" {
+			tables = append(tables, "000000-000150-"+name)
+		}
+	}
+	for _, name := range tables {
 		add("caplin/v1.1-"+name+".seg", "caplin/v1.1-"+name+".idx")
 	}
 	for _, r := range []string{"0-64", "64-96"} {
@@ -241,26 +247,36 @@ func TestCheckStateAhead(t *testing.T) {
 		{96 * 390625, "step_size = 390625\nsteps_in_frozen_file = 256\n", ""},
 		{96*390625 - 1, "step_size = 390_625 # tx\nsteps_in_frozen_file = 256\nreferences_in_commitment_branches = true\n", "state-ahead"},
 		{0, "step_size = 390625\nsteps_in_frozen_file = 256\n", ""},
-		{1, "", ""},
+		{96 * 1_562_500, "", ""},
+		{96*1_562_500 - 1, "", "state-ahead"}, // before 3.4: preverified.toml and no erigondb.toml
+		{1, "none", ""},
 		{1, "step_size = 390625\n", "settings"},
 		{1, "step_size = -1\nsteps_in_frozen_file = 256\n", "settings"},
 		{1, "step_size = 1\nstep_size = 2\nsteps_in_frozen_file = 256\n", "settings"},
 	} {
 		in := checkInput{BlockTxNum: c.txnum}
-		if c.settings != "" {
+		none := c.settings == "none"
+		if c.settings != "" && !none {
 			in.Settings = []byte(c.settings)
 		}
 		for _, f := range healthy() {
-			in.Files = append(in.Files, f)
+			if !none || f.Name != "preverified.toml" {
+				in.Files = append(in.Files, f)
+			}
 		}
 		var got string
+		unknown := false
 		for _, f := range check(in, nil) {
+			unknown = unknown || f.Rule == "step-unknown"
 			if f.Severity == severityRefuse {
 				got += f.Rule
 			}
 		}
 		if got != c.rule {
 			t.Errorf("%d, %q: got %q, want %q", c.txnum, c.settings, got, c.rule)
+		}
+		if unknown != none {
+			t.Errorf("%q: that a step's size is not known is said: %t", c.settings, unknown)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -68,7 +69,7 @@ var allWorks = []work{
 	repair("rm-state", "remove state files: by steps, or the last ones", scene.fixRmState,
 		arg("domain", "list", "only of these domains or indexes"), arg("step", "string", "files within these steps: FROM-TO"),
 		arg("latest", "bool", "the last files"), arg("dry-run", "bool", "say what would go, and remove nothing")),
-	repair("regen", "make domains anew from the blocks", scene.fixRegen, arg("domain", "list", "accounts, storage, code by execution, which goes on while the node is up (retire afterwards); receipt, rcache, log… and traces… by trace")),
+	repair("regen", "make domains anew from the blocks", scene.fixRegen, arg("domain", "list", "accounts, storage, code by execution, which goes on while the node is up (fix retire afterwards); receipt, rcache, log… and traces… by trace")),
 	repair("rebuild-commitment", "make the commitment domain anew", func(e scene, _ core.Intent, p *core.Plan) error {
 		return e.repair(p, core.Step{Name: "rebuild the commitment", Do: e.integration("rebuild-commitment")}, e.retireStep())
 	}),
@@ -106,7 +107,6 @@ func (e scene) repair(p *core.Plan, steps ...core.Step) error {
 }
 
 func (e scene) followed(p *core.Plan) error {
-	p.Prepare = append(p.Prepare, e.erigonIsThere())
 	p.Capture = append(p.Capture, e.integrityDown()...)
 	p.Seal = e.integrityUp()
 	return nil
@@ -115,10 +115,21 @@ func (e scene) followed(p *core.Plan) error {
 // retireStep comes after what makes files anew: it is normal that they overlap then.
 func (e scene) retireStep() core.Step { return core.Step{Name: "retire", Do: e.excused("retire")} }
 
-// still does steps while no Erigon runs.
+// still does steps while no Erigon runs. The programs that they call are looked for before it is stopped.
 func (e scene) still(p *core.Plan, steps ...core.Step) {
 	if e.held {
 		p.Prepare = append(p.Prepare, e.saveLaunch()...)
+	}
+	uses := func(flag string) bool {
+		return slices.ContainsFunc(steps, func(s core.Step) bool { return slices.Contains(s.Do.Argv, flag) })
+	}
+	if uses("--erigon") {
+		p.Prepare = append(p.Prepare, e.erigonIsThere())
+	}
+	if uses("--integration") {
+		p.Prepare = append(p.Prepare, core.Step{Name: "see that integration is there", Do: core.Command{
+			Argv: []string{e.Programs.Integration, "--help"}, User: e.Owner, Timeout: time.Minute, Grace: commandGrace,
+		}})
 	}
 	p.Freeze, p.Capture = e.freeze(), steps
 }
@@ -184,17 +195,16 @@ func (e scene) fixRegen(in core.Intent, p *core.Plan) error {
 	for _, d := range domains {
 		c.Argv = append(c.Argv, "--domain", d)
 	}
-	again := core.Step{Name: "make them anew", Do: c}
 	if slices.ContainsFunc(domains, func(d string) bool { return slices.Contains(executed, d) }) {
-		// The node executes them when it is up again; then retire and integrity have something to look at.
+		// The node executes them when it is up again, so only then there is something to retire, to index and to check.
 		p.Settle = catchUpTime
-		e.still(p, again)
+		e.still(p, core.Step{Name: "set execution back; once it has caught up, fix retire", Do: c})
 		return nil
 	}
-	return e.repair(p, again, e.retireStep())
+	return e.repair(p, core.Step{Name: "make them anew", Do: c}, e.retireStep())
 }
 
-// fixRestore fetches while the node serves, and stops it for no longer than the files take to be put in place.
+// fixRestore fetches while the node serves, so that it is stopped only to put whole files in place, and for what follows every repair.
 func (e scene) fixRestore(in core.Intent, p *core.Plan) error {
 	files := listOf(in, "file")
 	if len(files) == 0 {
@@ -206,7 +216,10 @@ func (e scene) fixRestore(in core.Intent, p *core.Plan) error {
 		}
 	}
 	p.Publish = e.layout() // tells where consumers read
-	e.still(p, core.Step{Name: "put them in place", Do: e.own(append([]string{"restore", "--datadir", e.Datadir, "--place-only"}, files...)...)})
+	place := core.Step{Name: "put them in place", Do: e.own(append([]string{"restore", "--datadir", e.Datadir, "--place-only"}, files...)...)}
+	if err := e.repair(p, place); err != nil {
+		return err
+	}
 	fetch := core.Step{Name: "fetch what consumers read", Do: e.own(append([]string{"restore", "--datadir", e.Datadir, "--fetch-only"}, files...)...)}
 	p.Prepare = append(p.Prepare, fetch)
 	return nil

@@ -50,6 +50,8 @@ type change struct {
 	was     string  // a changed name's infohash before
 	from    []named // what a merge or a version replaced
 	detail  string
+	why     string // what detail says without names and hashes: the same for many files
+	last    bool   // of a changed hash: it is the last range of its type in the published list
 	covered bool   // of a deletion: what stays covers its range
 	reason  string // of the policy that allows it
 	since   *list  // the published list that it differs from; nil for what is wrong in the proposed list itself
@@ -116,7 +118,11 @@ func (j judgement) changes() []change {
 	for _, l := range against {
 		for _, c := range compare(l, j.proposed) {
 			if len(against) > 1 {
-				c.detail = fmt.Sprintf("since the %s's list: %s", l.where, c.detail)
+				since := fmt.Sprintf("since the %s's list: ", l.where)
+				c.detail = since + c.detail
+				if c.why != "" {
+					c.why = since + c.why
+				}
 			}
 			all = append(all, c)
 		}

@@ -33,11 +33,12 @@ func compare(old, proposed *list) []change {
 		case f.ranged():
 			added[f.series()] = append(added[f.series()], f)
 		default:
-			all = append(all, change{class: classAdded, at: f, detail: "new"})
+			all = append(all, change{class: classAdded, at: f, detail: isNew})
 		}
 	}
 	for _, s := range seriesOf(removed, added) {
-		all = append(all, replacements(removed[s], added[s], proposed)...)
+		of := replacements(removed[s], added[s], proposed)
+		all = append(append(all, of...), lowered(of, old.series[s])...)
 	}
 	all = append(all, compareOdd(old, proposed)...)
 	explainHashes(all, old, proposed)
@@ -82,7 +83,7 @@ func replacements(removed, added []named, proposed *list) []change {
 				from = append(from, removed[i])
 			}
 		}
-		how := "new"
+		how := isNew
 		if len(from) > 0 {
 			how = "instead of " + spans(from)
 			all = append(all, replaced(a, from)...)
@@ -92,9 +93,9 @@ func replacements(removed, added []named, proposed *list) []change {
 	for i := left.next(0); i < len(removed); i = left.next(i + 1) {
 		r := removed[i]
 		by := proposed.covers(r.series(), r.From, r.To)
-		why := whyGone(r, by)
-		all = append(all, change{class: classRemoved, at: r, detail: why},
-			change{class: classDeletion, at: r, detail: why, covered: by != nil})
+		why, detail := whyGone(r, by)
+		all = append(all, change{class: classRemoved, at: r, detail: detail},
+			change{class: classDeletion, at: r, detail: detail, why: why, covered: by != nil})
 	}
 	return all
 }
@@ -131,11 +132,11 @@ func replaced(a named, from []named) []change {
 	highest := slices.MaxFunc(from, func(x, y named) int { return x.Ver.compare(y.Ver) })
 	merged := len(from) > 1 || from[0].From != a.From || from[0].To != a.To
 	detail := fmt.Sprintf("%s instead of %s", a.Ver, spans(from))
-	isNew := !slices.ContainsFunc(from, func(f named) bool { return f.Ver == a.Ver })
+	other := !slices.ContainsFunc(from, func(f named) bool { return f.Ver == a.Ver })
 	switch c := a.Ver.compare(highest.Ver); {
 	case c < 0:
-		all = append(all, change{class: classDowngrade, at: a, from: from, detail: detail})
-	case isNew:
+		all = append(all, change{class: classDowngrade, at: a, from: from, detail: detail, why: fmt.Sprintf("%s instead of %s", a.Ver, highest.Ver)})
+	case other:
 		all = append(all, change{class: classUpgrade, at: a, from: from, detail: detail})
 	}
 	why := "replaced by " + a.Name
@@ -148,6 +149,29 @@ func replaced(a named, from []named) []change {
 	}
 	return all
 }
+
+// lowered finds new ranges of a series in a lower version than the published file before them: they replace nothing, and most likely an
+// old binary made them. What is added before the first file is left alone, since mainnet's history of commitment really came so.
+func lowered(all []change, published []named) (found []change) {
+	for _, c := range all {
+		if c.class != classAdded || c.detail != isNew {
+			continue
+		}
+		i := sort.Search(len(published), func(i int) bool { return published[i].From >= c.at.From })
+		if i == 0 {
+			continue
+		}
+		if last := published[i-1]; c.at.Ver.compare(last.Ver) < 0 {
+			found = append(found, change{class: classDowngrade, at: c.at, from: []named{last},
+				why:    fmt.Sprintf("%s of a new range, after %s", c.at.Ver, last.Ver),
+				detail: fmt.Sprintf("%s of a new range, after %s %s", c.at.Ver, last.Ver, last.span())})
+		}
+	}
+	return found
+}
+
+// isNew is the detail of an added file that replaces nothing.
+const isNew = "new"
 
 // spans writes ranges with their versions: "v1.1 0-64, 64-128, v2.0 128-192".
 func spans(files []named) string {
@@ -168,16 +192,19 @@ func spans(files []named) string {
 }
 
 // whyGone helps people with a deletion that nothing explains: by is what stays and covers it.
-func whyGone(r named, by []named) string {
+func whyGone(r named, by []named) (why, detail string) {
 	switch {
 	case by == nil:
-		return "nothing that stays covers " + r.span()
+		return "nothing that stays covers it", "nothing that stays covers " + r.span()
 	case len(by) > 1:
-		return "its range is made of smaller files now, which takes a merge back: " + spans(by)
+		why = "its range is made of smaller files now, which takes a merge back"
+		return why, why + ": " + spans(by)
 	case by[0].From == r.From && by[0].To == r.To:
-		return fmt.Sprintf("another version of its range stays: %s", by[0].Name)
+		why = "another version of its range stays"
+	default:
+		why = "its range was covered by a merged file already"
 	}
-	return "its range was covered by a merged file already: " + by[0].Name
+	return why, why + ": " + by[0].Name
 }
 
 // compareOdd looks at names that are no snapshot file's. That one goes is as it should be.
@@ -193,7 +220,7 @@ func compareOdd(old, proposed *list) []change {
 	}
 	for _, f := range proposed.odd {
 		if _, known := old.sums[f.Name]; !known {
-			all = append(all, change{class: classAdded, at: f, detail: "new"})
+			all = append(all, change{class: classAdded, at: f, detail: isNew})
 		}
 	}
 	return all
@@ -219,8 +246,9 @@ func explainHashes(all []change, old, proposed *list) {
 	}
 	for i := range all {
 		if c := &all[i]; c.class == classHash {
-			c.detail = fmt.Sprintf("%s → %s: %s", c.was, c.at.Sum, whyChanged(c.at, changed, salts))
-			if c.at.ranged() && old.frontier(c.at.fileName, 1) {
+			c.why, c.last = whyChanged(c.at, changed, salts), c.at.ranged() && old.frontier(c.at.fileName, 1)
+			c.detail = fmt.Sprintf("%s → %s: %s", c.was, c.at.Sum, c.why)
+			if c.last {
 				c.detail += "; it is the last range of its type"
 			}
 		}
@@ -258,17 +286,18 @@ func inspectList(l *list, published []*list) []change {
 		for _, v := range found.Versions {
 			both := append([]named{v.At}, v.Other...)
 			names := make([]string, len(both))
+			vers := make([]string, len(both))
 			for i, f := range both {
-				names[i] = f.Name
+				names[i], vers[i] = f.Name, f.Ver.String()
 			}
-			all = append(all, change{class: classConflict, at: v.At, from: v.Other,
+			all = append(all, change{class: classConflict, at: v.At, from: v.Other, why: "there in " + strings.Join(vers, " and "),
 				detail: fmt.Sprintf("%s %s is there more than once: %s", s, v.At.span(), strings.Join(names, ", "))})
 		}
 		for _, g := range gapsOf(s, found) {
-			all = append(all, change{class: classGap, at: g.At, detail: fmt.Sprintf("%s: nothing holds %d-%d", s, g.From, g.To)})
+			all = append(all, change{class: classGap, at: g.At, why: "nothing holds what is before it", detail: fmt.Sprintf("%s: nothing holds %d-%d", s, g.From, g.To)})
 		}
 		for _, o := range found.Overlaps {
-			all = append(all, change{class: classOverlap, at: o.At,
+			all = append(all, change{class: classOverlap, at: o.At, why: "another file holds its range or a part of it",
 				detail: fmt.Sprintf("%s %s lies over %s", s, o.At.span(), o.Other[0].Name)})
 		}
 	}
@@ -299,12 +328,13 @@ func unpaired(l *list) []change {
 		}
 		key := [2]uint64{f.From, f.To}
 		if data, ok := dataOf(f.series()); ok && has[data] != nil && !has[data][key] {
-			all = append(all, change{class: classIncomplete, at: f, detail: "an index without its data: no " + data.String() + " of " + f.span()})
+			all = append(all, change{class: classIncomplete, at: f, why: "an index without its data", detail: "an index without its data: no " + data.String() + " of " + f.span()})
 		}
 		for _, any := range indexesOf(f.series()) {
 			known := slices.ContainsFunc(any, func(s series) bool { return has[s] != nil })
 			if known && !slices.ContainsFunc(any, func(s series) bool { return has[s][key] }) {
-				all = append(all, change{class: classIncomplete, at: f, detail: "data without its index: no " + any[0].String() + " of " + f.span()})
+				all = append(all, change{class: classIncomplete, at: f, why: "data without its index: no " + any[0].String(),
+					detail: "data without its index: no " + any[0].String() + " of " + f.span()})
 			}
 		}
 	}

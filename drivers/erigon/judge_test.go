@@ -137,6 +137,11 @@ func TestJudgeAgreesWithTheReviewScript(t *testing.T) {
 			if safe := want["hash_changes"]+want["unexpected_deletions"]+want["version_conflicts_in_new"] == 0; v.Safe != safe {
 				t.Errorf("safe is %t, want %t: %v", v.Safe, safe, n)
 			}
+			for _, f := range v.Findings {
+				if f.Class == classDowngrade && strings.Contains(f.Detail, "of a new range") {
+					t.Errorf("what was really published would be refused: %s: %s", f.Name, f.Detail)
+				}
+			}
 			if n[classDiffer] != 0 {
 				t.Error("equal lists are said to differ")
 			}
@@ -181,6 +186,14 @@ func TestJudge(t *testing.T) {
 			want: "version_downgrades v1.0-000000-000500-headers.seg"},
 		{name: "lowered by a merge that keeps one of the versions", old: []string{"idx/v2.0-code.0-64.ef", "idx/v3.0-code.64-128.ef"},
 			new: []string{"idx/v2.0-code.0-128.ef"}, want: "version_downgrades idx/v2.0-code.0-128.ef; merges idx/v2.0-code.0-128.ef"},
+		{name: "a new range in a lower version than the one before it", old: []string{"idx/v2.0-code.0-64.ef"},
+			new: []string{"idx/v2.0-code.0-64.ef", "idx/v1.0-code.64-65.ef", "idx/v1.0-code.65-66.ef"}, want: "version_downgrades idx/v1.0-code.64-65.ef; version_downgrades idx/v1.0-code.65-66.ef"},
+		{name: "a range before the first one, in a lower version", old: []string{"history/v1.1-commitment.64-96.v"}, safe: true,
+			new: []string{"history/v1.0-commitment.0-64.v", "history/v1.1-commitment.64-96.v"}},
+		{name: "a new range in a higher version", old: []string{"idx/v2.0-code.0-64.ef"}, safe: true,
+			new: []string{"idx/v2.0-code.0-64.ef", "idx/v2.1-code.64-65.ef"}},
+		{name: "a lower version beside one of as low a version", old: []string{"idx/v2.0-code.0-64.ef", "idx/v1.0-code.64-65.ef"}, safe: true,
+			new: []string{"idx/v2.0-code.0-64.ef", "idx/v1.0-code.64-65.ef", "idx/v1.0-code.65-66.ef"}},
 		{name: "changed", old: base, new: append(without(base[0]), base[0]+"=other"), want: "hash_changes " + base[0]},
 		{name: "deleted", old: with("v1.1-000500-000510-headers.seg"), new: base, want: "unexpected_deletions v1.1-000500-000510-headers.seg"},
 		{name: "salt deleted", old: base, new: without("salt-state.txt"), want: "unexpected_deletions salt-state.txt"},

@@ -304,7 +304,8 @@ func (e scene) release(in core.Intent, p *core.Plan) error {
 	for _, pattern := range never {
 		check.Argv = append(check.Argv, "--never", pattern)
 	}
-	p.Prepare = append(e.saveLaunch(), e.erigonIsThere(), core.Step{Name: "see that the view can be taken", Do: check})
+	p.Prepare = append(e.saveLaunch(), e.erigonIsThere(), core.Step{Name: "check what is there", Do: e.checkLive(in)},
+		core.Step{Name: "see that the view can be taken", Do: check})
 	p.Freeze = e.freeze()
 	p.Capture = []core.Step{{Name: "retire", Do: e.excused("retire")}}
 	if in.Args["clear-indexes"] == "true" {
@@ -347,6 +348,18 @@ func verifyFlag(in core.Intent) []string {
 // checkFiles looks at names, sizes and companions; the torrents are made later, on the view.
 func (e scene) checkFiles() core.Command {
 	c := e.own("check", "--datadir", e.Datadir, "--no-torrents", "--erigon", e.Programs.Erigon)
+	if len(e.Skip) > 0 {
+		c.Argv = append(c.Argv, "--skip", string(e.Skip))
+	}
+	return c
+}
+
+// checkLive looks, while the node serves, at what no later step puts right: such a file must not cost a stop.
+func (e scene) checkLive(in core.Intent) core.Command {
+	c := e.own("check", "--datadir", e.Datadir, "--live")
+	if in.Args["clear-indexes"] == "true" {
+		c.Argv = append(c.Argv, "--new-salts")
+	}
 	if len(e.Skip) > 0 {
 		c.Argv = append(c.Argv, "--skip", string(e.Skip))
 	}

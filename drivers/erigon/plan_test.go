@@ -137,6 +137,9 @@ func TestPlanGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkPlan(t, c.in, p)
+			if c.in.Name == "restore" && !slices.ContainsFunc(p.Capture, func(s core.Step) bool { return s.Name == "integrity" }) {
+				t.Error("a restored file is not followed by integrity")
+			}
 			goldenPlan(t, c.file, printed(t, p))
 		})
 	}
@@ -225,6 +228,25 @@ func checkPlan(t *testing.T, in core.Intent, p core.Plan) {
 				}
 			}
 		}
+	}
+	names := func(steps []core.Step) (all []string) {
+		for _, s := range steps {
+			all = append(all, s.Name)
+		}
+		return all
+	}
+	uses := func(flag string) bool {
+		return slices.ContainsFunc(p.Capture, func(s core.Step) bool { return slices.Contains(s.Do.Argv, flag) })
+	}
+	for flag, step := range map[string]string{"--erigon": "see that erigon's commands are there", "--integration": "see that integration is there"} {
+		if uses(flag) && !slices.Contains(names(p.Prepare), step) {
+			t.Errorf("nobody sees that the program of %s is there before the node is stopped", flag)
+		}
+	}
+	switch dry, later := in.Args["dry-run"] == "true", in.Name == "regen" && in.Args["domain"] == "accounts"; {
+	case slices.Contains([]string{"release", "torrents", "integrity", "backup", "launch-flags"}, in.Name), dry, later:
+	case !slices.ContainsFunc(p.Capture, func(s core.Step) bool { return slices.Contains(s.Do.Argv, "index") }):
+		t.Errorf("%s is not followed by index", in.Name)
 	}
 	if len(p.Freeze) > 0 && p.Freeze[0].Undo == nil {
 		t.Error("the stop has no undo")

@@ -343,3 +343,33 @@ func TestSamplePieces(t *testing.T) {
 		}
 	}
 }
+
+// FuzzProofs: whatever the list of changes holds, what is read are files with a safe name, a size and an infohash, and no torrents.
+func FuzzProofs(f *testing.F) {
+	const sum = "49fd79689b9cc4e5dc7ce7b2b72f2f9bf3c668b7"
+	line := `{"name":"domain/v2.0-accounts.0-64.kv","size":5,"sums":{"infohash":"` + sum + `"}}`
+	for _, list := range []string{
+		line + "\n", line + "\n\n" + strings.Replace(line, ".kv", ".kv.torrent", 1), strings.Replace(line, "domain/", "../", 1), strings.Replace(line, "5", "-1", 1),
+		strings.Replace(line, sum, strings.ToUpper(sum), 1), `{"name":"a"`, "[]", "null\n", line + "\r\n\x00",
+	} {
+		f.Add([]byte(list))
+	}
+	file := filepath.Join(f.TempDir(), "prove.jsonl")
+	f.Fuzz(func(t *testing.T, list []byte) {
+		if err := os.WriteFile(file, list, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := readProofs(file)
+		if err != nil && entries != nil {
+			t.Fatalf("%v beside %+v", err, entries)
+		}
+		if n := bytes.Count(list, []byte("\n")) + 1; len(entries) > n {
+			t.Fatalf("%d files of %d lines", len(entries), n)
+		}
+		for _, e := range entries {
+			if _, _, isTorrent := torrentOf(e.Name); isTorrent || !safeName(e.Name) || e.Size <= 0 || !isInfohash(e.Sums[infohash]) {
+				t.Fatalf("%q: %+v", list, e)
+			}
+		}
+	})
+}

@@ -10,9 +10,6 @@ import (
 // with room for what is put around it.
 const maxReport = 56 << 10
 
-// maxRows is how many rows of one table are for people; the rest is in the findings.
-const maxRows = 150
-
 // groups are the parts of a report, as the reviewers of the published lists are used to them.
 var groups = []struct {
 	title string
@@ -27,62 +24,79 @@ var groups = []struct {
 // sections are the classes of a report: what refuses comes first, each with what it means.
 var sections = []struct {
 	class, title, means string
-	fold                bool // one row for all types with the same ranges
+	byRange             bool // a row is all types of the same range, and not all ranges of one type
 }{
 	{classHash, "Hash changes", "Published content would change under its name: nodes that have the old bytes do not match any more.", false},
 	{classDeletion, "Unexpected deletions", "Files go that neither a merge nor a new version explains.", false},
 	{classConflict, "Version conflicts", "Two versions of the same file for the same range break nodes that download them.", false},
-	{classDowngrade, "Version downgrades", "A file is replaced by one of a lower version: most likely an old binary made it.", false},
-	{classGap, "Gaps", "A part of the chain is in no file.", false},
+	{classDowngrade, "Version downgrades", "A lower version than what it replaces, or than the range before it: most likely an old binary made it.", false},
+	{classGap, "Gaps", "A part of the chain is in no file: what is listed comes after one.", false},
 	{classOverlap, "Overlaps", "A part of the chain is in two files: most likely leftovers of a merge.", false},
 	{classForeign, "Foreign files", "Names that no snapshot file has.", false},
 	{classDiffer, "The published lists differ", "The review's list and the bucket's are not the same; the change was judged against each.", false},
-	{classIncomplete, "Data without index, or index without data", "For your information: the checks of the files decide about this.", true},
+	{classIncomplete, "Data without index, or index without data", "For your information: the checks of the files decide about this.", false},
 	{classMerge, "Merged ranges", "", true},
 	{classAdded, "New data", "", true},
 	{classUpgrade, "Version upgrades", "", true},
 }
 
-// report writes a judgement as Markdown.
+// report writes a judgement as Markdown. Every class has its share of the room, those that refuse before the others, so that none is
+// left out however long another one is.
 func report(j judgement, changes []change) string {
 	by := map[string][]change{}
 	for _, c := range changes {
-		if c.class == classAdded && c.detail != "new" {
+		if c.class == classAdded && c.detail != isNew {
 			continue // it is in the tables of merges and upgrades
 		}
 		by[c.class] = append(by[c.class], c)
 	}
 	var b strings.Builder
 	summary(&b, j, changes)
+	used := b.Len()
+	var first, second []*table
+	all := map[string][]*table{}
 	for _, s := range sections {
-		found := by[s.class]
-		if len(found) == 0 {
-			if refusing[s.class] && s.class != classForeign {
-				fmt.Fprintf(&b, "\n### ✅ %s\n\nNone.\n", s.title)
+		all[s.class] = tables(by[s.class], s.byRange)
+		used += len(heading(s.class, s.title, s.means, by[s.class]))
+		for _, t := range all[s.class] {
+			if used += len(t.title) + len(t.head) + restRoom; refusing[s.class] || s.class == classDiffer {
+				first = append(first, t)
+			} else {
+				second = append(second, t)
 			}
-			continue
 		}
-		mark := ""
-		if slices.ContainsFunc(found, change.refuses) {
-			mark = "🚨 "
-		} else if refusing[s.class] || s.class == classDiffer {
-			mark = "⚠️ "
-		}
-		fmt.Fprintf(&b, "\n### %s%s (%d)\n", mark, s.title, len(found))
-		if s.means != "" {
-			fmt.Fprintf(&b, "\n> %s\n", s.means)
-		}
-		for _, g := range groups {
-			rows := slices.DeleteFunc(slices.Clone(found), func(c change) bool { return !g.holds(c.at.fileName) })
-			if len(rows) > 0 {
-				fmt.Fprintf(&b, "\n#### %s\n\n", g.title)
-				table(&b, s.fold, rows)
-			}
+	}
+	share(first, second, maxReport-used)
+	for _, s := range sections {
+		b.WriteString(heading(s.class, s.title, s.means, by[s.class]))
+		for _, t := range all[s.class] {
+			t.write(&b)
 		}
 	}
 	return capped(b.String())
 }
 
+func heading(class, title, means string, found []change) string {
+	var b strings.Builder
+	switch {
+	case len(found) == 0 && refusing[class] && class != classForeign:
+		fmt.Fprintf(&b, "\n### ✅ %s\n\nNone.\n", title)
+	case len(found) > 0:
+		mark := ""
+		if slices.ContainsFunc(found, change.refuses) {
+			mark = "🚨 "
+		} else if refusing[class] || class == classDiffer {
+			mark = "⚠️ "
+		}
+		fmt.Fprintf(&b, "\n### %s%s (%d)\n", mark, title, len(found))
+		if means != "" {
+			fmt.Fprintf(&b, "\n> %s\n", means)
+		}
+	}
+	return b.String()
+}
+
+// capped is for what no table holds: there may be many published lists.
 func capped(text string) string {
 	if len(text) <= maxReport {
 		return text
@@ -155,43 +169,6 @@ func (l *list) end(f family) (end uint64) {
 		}
 	}
 	return end
-}
-
-// table writes one row a finding, or one row for all types of the same folder, range and detail.
-func table(b *strings.Builder, fold bool, found []change) {
-	if !fold {
-		b.WriteString("| File | What | Allowed because |\n|---|---|---|\n")
-		for _, c := range found[:min(len(found), maxRows)] {
-			fmt.Fprintf(b, "| `%s` | %s | %s |\n", cell(c.at.Name), cell(c.detail), cell(c.reason))
-		}
-		rest(b, len(found)-maxRows)
-		return
-	}
-	type row struct{ dir, span, detail string }
-	types := map[row][]string{}
-	var rows []row
-	for _, c := range found {
-		r := row{c.at.Dir, c.at.Ver.String() + " " + c.at.span(), c.detail}
-		if !c.at.ranged() || c.at.Family == 0 {
-			r.span = c.at.Name
-		}
-		if types[r] == nil {
-			rows = append(rows, r)
-		}
-		types[r] = append(types[r], c.at.Type+"."+c.at.Ext)
-	}
-	b.WriteString("| Folder | Range | Types | What |\n|---|---|---|---|\n")
-	for _, r := range rows[:min(len(rows), maxRows)] {
-		slices.Sort(types[r])
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", r.dir, cell(r.span), cell(strings.Join(slices.Compact(types[r]), ", ")), cell(r.detail))
-	}
-	rest(b, len(rows)-maxRows)
-}
-
-func rest(b *strings.Builder, n int) {
-	if n > 0 {
-		fmt.Fprintf(b, "\n… and %d rows more.\n", n)
-	}
 }
 
 // cell makes a text harmless inside a table: names may come from a bucket that others write to.

@@ -138,7 +138,7 @@ func (t *tool) executeAgain(ctx context.Context, rm *tool, types nameList) error
 	if is >= r.Executed && r.Executed > 0 {
 		return fmt.Errorf("stage_exec --reset ended well, but execution is at block %d as before: do not start erigon, it would leave a gap", is)
 	}
-	t.say("execution was set back from block %d to %d: erigon executes the rest when it is up; retire once it has caught up", r.Executed, is)
+	t.say("execution was set back from block %d to %d: erigon executes the rest when it is up; once it has caught up, run fix retire, which indexes and checks, too", r.Executed, is)
 	return t.forget()
 }
 

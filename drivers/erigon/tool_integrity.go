@@ -70,6 +70,9 @@ func integrity(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	if err := r.judge.passed(o.checks); err != nil {
 		return &toolError{err, "; the whole log: " + r.log}
 	}
+	if err := t.sayBlind(ctx, o.checks, r.judge.Started); err != nil {
+		return &toolError{err, "; the whole log: " + r.log}
+	}
 	if r.judge.Seed != "" {
 		t.say("samples were taken with --seed %s", r.judge.Seed)
 	}
@@ -118,4 +121,48 @@ func nonZero(s string, zero bool) string {
 		return ""
 	}
 	return s
+}
+
+// blind says what a check that passes does not look at, without a word of its own. all tells whether that is everything it is for.
+type blind struct {
+	why string
+	all bool
+}
+
+func blindOf(check string, inv *inventory) (b blind, found bool) {
+	rcache := len(inv.series[series{"domain", "rcache", "kv"}]) > 0
+	switch {
+	case strings.HasPrefix(check, "CommitmentHist"):
+		return blind{"there is no history of commitment", true}, !inv.anyHistory("commitment")
+	case check == "RCacheNoDups", check == "ReceiptRootIntegrity":
+		return blind{"there is no rcache (--persist.receipts)", true}, !rcache
+	case check == "Publishable":
+		return blind{"there is no rcache (--persist.receipts), so nothing of it was asked for", false}, !rcache
+	case check == "TorrentPieces":
+		return blind{"files without a torrent and bytes after a torrent's length were not looked at; snapfw hashes what it publishes", false}, true
+	}
+	return blind{}, false
+}
+
+// sayBlind tells people which checks passed and looked at nothing, or not at all of it. One that was asked for by name, and found nothing to
+// look at, did not pass.
+func (t *tool) sayBlind(ctx context.Context, asked, started []string) error {
+	in, err := walkSnapshots(ctx, t.datadir, false)
+	if err != nil {
+		return err
+	}
+	inv := newInventory(in)
+	for _, check := range started {
+		b, found := blindOf(check, inv)
+		switch {
+		case !found:
+		case b.all && slices.Contains(asked, check):
+			return fmt.Errorf("%s was asked for, and says that it passed, and looked at nothing: %s", check, b.why)
+		case b.all:
+			t.say("%s passed and looked at nothing: %s", check, b.why)
+		default:
+			t.say("%s passed, but %s", check, b.why)
+		}
+	}
+	return nil
 }

@@ -76,10 +76,7 @@ type lineJudge struct {
 
 // line looks at one line, without its end. important tells whether people should see it.
 func (j *lineJudge) line(s string) (tell bool) {
-	if strings.Contains(s, "\x1b") {
-		s = colours.ReplaceAllString(s, "")
-	}
-	s = strings.TrimRight(s, " \r\t")
+	s = plain(s)
 	if j.found == nil {
 		j.found = make([]string, len(logRules))
 	}
@@ -96,6 +93,29 @@ func (j *lineJudge) line(s string) (tell bool) {
 		j.check(s)
 	}
 	return tell
+}
+
+// plain is a line without its colours.
+func plain(s string) string {
+	if strings.Contains(s, "\x1b") {
+		s = colours.ReplaceAllString(s, "")
+	}
+	return strings.TrimRight(s, " \r\t")
+}
+
+// mayDecide tells whether a line is one of those of which err picks the reason.
+func (j *lineJudge) mayDecide(line string) bool {
+	return line != "" && (line == j.skipped || slices.Contains(j.found, line))
+}
+
+// decisive is the line that err gives as the reason.
+func (j *lineJudge) decisive() string {
+	for _, text := range j.found {
+		if text != "" {
+			return text
+		}
+	}
+	return j.skipped
 }
 
 func (j *lineJudge) rules(s string) (tell bool) {

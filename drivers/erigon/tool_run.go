@@ -39,6 +39,8 @@ type toolRun struct {
 	was time.Time // of the last progress
 	at  int64
 	n   int // warnings told
+
+	held []string // lines of which one may be the error, which is said at the end
 }
 
 // run runs a command to its end. An interrupt is passed on as SIGINT, and then it is waited for: a program that is killed while it
@@ -56,6 +58,11 @@ func (t *tool) run(ctx context.Context, r *toolRun) error {
 	r.to, r.log, r.judge.Step = log, log.path, func(done, total int64) { t.step(r, done, total) }
 	fmt.Fprintf(log, "# %s %s\n", t.program, strings.Join(r.args, " "))
 	err = t.wait(ctx, r)
+	for _, line := range r.held {
+		if line != r.judge.decisive() {
+			t.say("%s", line)
+		}
+	}
 	if said := r.judge.err(); said != nil {
 		if err != nil {
 			said = &toolError{said, fmt.Sprintf(" (%v)", err)}
@@ -172,8 +179,13 @@ func nextPiece(br *bufio.Reader) ([]byte, error) {
 
 func (t *tool) take(r *toolRun, line string, out, ended bool) {
 	if r.judge.line(line) {
-		if r.n++; r.n <= toldLines {
-			t.say("%s", clipped(line, 500))
+		text := clipped(plain(line), 500)
+		switch r.n++; {
+		case r.n > toldLines:
+		case r.judge.mayDecide(text):
+			r.held = append(r.held, text)
+		default:
+			t.say("%s", text)
 		}
 	}
 	if out && ended && r.output != nil {

@@ -144,3 +144,37 @@ func TestToolNeverKills(t *testing.T) {
 		t.Error("its last words are not in the log")
 	}
 }
+
+// TestToolErrorOnce: the line of the log that is the reason is said once, at the end; other errors are said, too.
+func TestToolErrorOnce(t *testing.T) {
+	t.Parallel()
+	d := newStandIn(t)
+	for _, c := range []struct {
+		behave, says string
+		verb         toolVerb
+		program      string
+	}{
+		{"integrity-fails=InvertedIndex", "InvertedIndex: told to fail", integrity, "erigon"},
+		{"failfast-warn,integrity-fails=Blocks", "Blocks: told to fail", integrity, "erigon"},
+		{"index-crash", "no space left on device", index, "erigon"},
+		{"integration-fails", "told to fail", rebuildCommitment, "integration"},
+	} {
+		d.behave(c.behave)
+		r := d.run(t.Context(), c.verb, c.program)
+		if r.exit != 1 || strings.Count(r.stderr, c.says) != 1 || !strings.Contains(r.last(), c.says) {
+			t.Errorf("%s: exit %d\n%s", c.behave, r.exit, r.stderr)
+		}
+	}
+	script := filepath.Join(t.TempDir(), "erigon")
+	putProgram(t, script, "echo '[EROR] first' >&2\necho '[EROR] second' >&2\necho '[EROR] third: no space left on device' >&2\n")
+	var out, errs bytes.Buffer
+	exit := runTool(t.Context(), []string{"--datadir", d.dir, "--erigon", script}, &out, &errs, retire)
+	for _, says := range []string{"first", "second", "third"} {
+		if strings.Count(errs.String(), says) != 1 {
+			t.Errorf("%q is not said once", says)
+		}
+	}
+	if r := (toolResult{exit, out.String(), errs.String()}); exit != 1 || !strings.Contains(r.last(), "third") {
+		t.Errorf("exit %d: %s", exit, errs.String())
+	}
+}

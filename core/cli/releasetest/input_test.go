@@ -36,6 +36,7 @@ func TestBadDatadir(t *testing.T) {
 			return func() { w.chain[key] = old }
 		}
 	}
+	pid := w.pid()
 	for _, c := range []struct {
 		name string
 		do   func() (undo func())
@@ -68,6 +69,17 @@ func TestBadDatadir(t *testing.T) {
 			t.Fatalf("%s: the bucket holds %s", c.name, keys[0])
 		}
 		w.well()
+		// Only what retire might have put right costs a stop.
+		if stopped := w.pid() != pid; stopped != (c.name == "a gap") {
+			t.Errorf("%s: the node was stopped: %t", c.name, stopped)
+		}
+		pid = w.pid()
+	}
+	undo := setting("programs", table{"erigon": w.path("bin", "erigon"), "integration": w.path("bin", "missing")})()
+	w.fix(1, "missing", "rebuild-commitment")
+	undo()
+	if w.pid() != pid {
+		t.Error("the node was stopped for a repair whose program is not there")
 	}
 	if _, err := os.Stat(w.path("nothing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the datadir that did not exist: %v", err)

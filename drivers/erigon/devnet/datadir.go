@@ -70,6 +70,7 @@ var misbehaviours = map[string]bool{
 	"retire-crash": true, "index-crash": true, "slow": true, "stuck-stop": true, "start-fails-once": true, "killed-midmerge": true,
 	"stop-takes": true, "no-done-lines": true, "new-bytes": true, "retire-leaves-overlap": true, "index-leaves-one": true, "clear-leaves-one": true,
 	"verify-lies": true, "rebuild-panics": true, "integration-does-nothing": true, "rm-removes-less": true,
+	"verify-root-only": true, "receipts-off": true,
 }
 
 // conduct is what this run is told to do wrong.

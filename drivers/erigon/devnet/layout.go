@@ -45,7 +45,12 @@ var (
 	blockTypes  = []string{"headers", "bodies", "transactions"}
 	stateTypes  = []string{"accounts", "storage", "code", "commitment", "receipt", "rcache"} // domains
 	traceTypes  = []string{"logaddrs", "logtopics", "tracesfrom", "tracesto"}
-	caplinTypes = []string{"ActiveValidatorIndicies", "BlockRoot", "EpochData", "SlotData", "StateRoot", "ValidatorBalance"}
+	caplinTypes = []string{
+		"ActiveValidatorIndicies", "BalancesDump", "BlockRoot", "CurrentSyncCommittee", "EffectiveBalancesDump", "EpochData", "Eth1DataVotes",
+		"InactivityScores", "IntraRandaoMixes", "NextSyncCommittee", "PendingConsolidations", "PendingConsolidationsDump", "PendingDeposits",
+		"PendingDepositsDump", "PendingPartialWithdrawals", "PendingPartialWithdrawalsDump", "RandaoMixes", "SlotData", "StateEvents", "StateRoot",
+		"ValidatorBalance", "ValidatorEffectiveBalance", "ValidatorSlashings",
+	}
 )
 
 // blockKinds are the data files of blocks.
