@@ -168,6 +168,7 @@ func (b *bucket) key(key string) *string { return aws.String(join(b.base, key)) 
 
 // head is what the storage says of one object.
 type head struct {
+	key      string
 	size     int64
 	etag     string
 	modified time.Time
@@ -185,7 +186,7 @@ func (b *bucket) head(ctx context.Context, key string) (head, error) {
 		return head{}, fmt.Errorf("look at %s: %w", key, b.words(err))
 	}
 	return head{
-		size: aws.ToInt64(out.ContentLength), etag: aws.ToString(out.ETag), modified: aws.ToTime(out.LastModified), meta: lower(out.Metadata), out: out,
+		key: key, size: aws.ToInt64(out.ContentLength), etag: aws.ToString(out.ETag), modified: aws.ToTime(out.LastModified), meta: lower(out.Metadata), out: out,
 	}, nil
 }
 
