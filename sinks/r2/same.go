@@ -90,7 +90,7 @@ func (s *sending) sameBytes(ctx context.Context, src source, h head) (bool, erro
 	if len(to) == 0 {
 		return false, nil
 	}
-	if err := feed(ctx, io.MultiWriter(to...), src, 0, h.size); err != nil {
+	if err := feed(ctx, io.MultiWriter(append(to, paced{ctx, s.reads})...), src, 0, h.size); err != nil {
 		return false, fmt.Errorf("%s: %w", src.before.Name(), err)
 	}
 	if err := src.unchanged(); err != nil {

@@ -24,7 +24,8 @@ type sending struct {
 	upload
 	root     *os.Root
 	bucket   *bucket
-	pace     *pace
+	pace     *pace // of what is sent
+	reads    *pace // of what is only compared
 	progress *progress
 	files    []*file
 	keys     map[string]*file

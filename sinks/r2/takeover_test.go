@@ -4,6 +4,7 @@ import (
 	"crypto/md5"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -164,6 +165,37 @@ func TestNotTakenOver(t *testing.T) {
 	}
 	for _, e := range f.entries {
 		s.holds(t, ".staged/1/"+e.Name, f, e.Name)
+	}
+}
+
+// Comparing keeps to the run's limit of reading: it is the node's disk.
+func TestTakeoverReadsAsSlowlyAsItIsTold(t *testing.T) {
+	t.Parallel()
+	s, f := newSite(t, "takeover"), newCopy(t)
+	f.add(t, "a.kv", 12*mib, 1)
+	f.entry("a.kv").Replace = true
+	body, err := os.ReadFile(filepath.Join(f.dir, "a.kv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Put(t, "a.kv", body, nil)
+	f.write(t)
+	cmd, err := newSink().Upload(t.Context(), s.target, core.UploadRequest{Dir: f.dir, List: f.list, Stage: ".staged/1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := func(name string) string {
+		if name == readRateEnv {
+			return fmt.Sprint(8 * mib)
+		}
+		return env(name)
+	}
+	begin := time.Now()
+	if exit := uploadVerb(t.Context(), cmd.Argv[2:], limited, io.Discard, os.Stderr); exit != 0 || s.Received() > 0 {
+		t.Errorf("exit %d, %d bytes were received", exit, s.Received())
+	}
+	if took := time.Since(begin); took < time.Second {
+		t.Errorf("12 MiB at 8 MiB a second took %v", took)
 	}
 }
 

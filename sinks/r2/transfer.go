@@ -281,7 +281,7 @@ func (s *sending) matching(ctx context.Context, u unfinished, src source, all []
 	etags := make([]string, len(all))
 	for number, p := range parts {
 		at := all[number-1]
-		sum, err := sumMD5(ctx, src, at.from, at.size)
+		sum, err := sumMD5(ctx, s.reads, src, at.from, at.size)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", src.before.Name(), err)
 		}
