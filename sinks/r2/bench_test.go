@@ -47,15 +47,7 @@ func BenchmarkUpload(b *testing.B) {
 			b.Fatal(err)
 		}
 		ours.timed(b, credentials(), append([]string{self}, cmd.Argv[1:]...)...)
-		conf := filepath.Join(b.TempDir(), "rclone.conf")
-		r, err := readConfig(target)
-		if err != nil {
-			b.Fatal(err)
-		}
-		text := fmt.Sprintf("[s]\ntype = s3\nprovider = Cloudflare\naccess_key_id = %s\nsecret_access_key = %s\nregion = auto\nendpoint = %s\nno_check_bucket = true\n", r2test.AccessKey, r2test.SecretKey, r.Endpoint)
-		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-			b.Fatal(err)
-		}
+		conf := rcloneConf(b, target)
 		s.Lax = true
 		theirs.timed(b, []string{"HOME=" + b.TempDir()}, rclone, "--config", conf, "copy", c.dir, "s:bench/theirs",
 			"--transfers", "8", "--s3-upload-concurrency", "2", "--s3-chunk-size", "64Mi", "--s3-upload-cutoff", "64Mi", "--retries", "1")
@@ -66,6 +58,21 @@ func BenchmarkUpload(b *testing.B) {
 	b.ReportMetric(theirs.wall.Seconds()/ours.wall.Seconds(), "ratio")
 	b.ReportMetric(theirs.cpu.Seconds()/ours.cpu.Seconds(), "cpu-ratio")
 	b.ReportMetric(0, "ns/op")
+}
+
+// rcloneConf is a configuration in which "s:" is the target's storage.
+func rcloneConf(t testing.TB, target core.Target) string {
+	t.Helper()
+	conf := filepath.Join(t.TempDir(), "rclone.conf")
+	c, err := readConfig(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[s]\ntype = s3\nprovider = Cloudflare\naccess_key_id = %s\nsecret_access_key = %s\nregion = auto\nendpoint = %s\nno_check_bucket = true\n", r2test.AccessKey, r2test.SecretKey, c.Endpoint)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return conf
 }
 
 // took adds up what runs of a program took.

@@ -85,12 +85,20 @@ func sum(ctx context.Context, r io.ReaderAt, from, size int64) (sums, error) {
 }
 
 // sumMD5 is for comparing with what the storage has.
-func sumMD5(ctx context.Context, r io.ReaderAt, from, size int64) (s [md5.Size]byte, err error) {
+func sumMD5(ctx context.Context, reads *pace, r io.ReaderAt, from, size int64) (s [md5.Size]byte, err error) {
 	m := md5.New()
-	err = feed(ctx, m, r, from, size)
+	err = feed(ctx, io.MultiWriter(m, paced{ctx, reads}), r, from, size)
 	m.Sum(s[:0])
 	return s, err
 }
+
+// paced is written to by what must not read faster.
+type paced struct {
+	ctx context.Context
+	*pace
+}
+
+func (p paced) Write(b []byte) (int, error) { return len(b), p.wait(p.ctx, len(b)) }
 
 func feed(ctx context.Context, w io.Writer, r io.ReaderAt, from, size int64) error {
 	buf := buffers.Get().(*[]byte)

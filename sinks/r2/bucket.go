@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -167,6 +168,7 @@ func (b *bucket) key(key string) *string { return aws.String(join(b.base, key)) 
 
 // head is what the storage says of one object.
 type head struct {
+	key      string
 	size     int64
 	etag     string
 	modified time.Time
@@ -184,7 +186,7 @@ func (b *bucket) head(ctx context.Context, key string) (head, error) {
 		return head{}, fmt.Errorf("look at %s: %w", key, b.words(err))
 	}
 	return head{
-		size: aws.ToInt64(out.ContentLength), etag: aws.ToString(out.ETag), modified: aws.ToTime(out.LastModified), meta: lower(out.Metadata), out: out,
+		key: key, size: aws.ToInt64(out.ContentLength), etag: aws.ToString(out.ETag), modified: aws.ToTime(out.LastModified), meta: lower(out.Metadata), out: out,
 	}, nil
 }
 
@@ -230,6 +232,9 @@ type storageError struct {
 func (e *storageError) Error() string { return e.text }
 func (e *storageError) Unwrap() error { return e.err }
 
+// spentTokens are answered with 400 by AWS: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+var spentTokens = []string{"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+
 // words says what went wrong and, where it is known, what to do.
 func (b *bucket) words(err error) error {
 	var api smithy.APIError
@@ -242,8 +247,10 @@ func (b *bucket) words(err error) error {
 		}
 	}
 	switch {
-	case n == http.StatusForbidden || n == http.StatusUnauthorized:
-		text = fmt.Sprintf("the storage refuses the credentials (%s); renew access_key_id and secret_access_key and resume: what arrived is kept", text)
+	case code(err) == "RequestTimeTooSkewed":
+		text = fmt.Sprintf("the storage refuses the time of this machine (%s); set its clock and resume: what arrived is kept", text)
+	case n == http.StatusForbidden || n == http.StatusUnauthorized || slices.Contains(spentTokens, code(err)):
+		text = fmt.Sprintf("the storage refuses the credentials (%s); renew access_key_id and secret_access_key (and session_token, if there is one) and resume: what arrived is kept", text)
 	case code(err) == "NoSuchBucket":
 		text = fmt.Sprintf("there is no bucket %s (%s); create it or correct the sink's bucket and account_id", b.name, text)
 	case n == http.StatusServiceUnavailable || n == http.StatusTooManyRequests:

@@ -292,7 +292,8 @@ func (b *bucket) copyParts(ctx context.Context, c copying) error {
 }
 
 // adoptCopy finds the parts of a broken copy of the same object: begun after the source was stored, and
-// cut as only copies are. Everything else that was begun for the key is aborted.
+// cut as only copies are. Everything else that was begun for the key is aborted. What metadata it was begun with nobody can
+// ask: a copy onto itself with other metadata is begun anew, and who gives metadata to a copy elsewhere looks afterwards.
 func (b *bucket) adoptCopy(ctx context.Context, c copying, all []span, etags []string) (unfinished, error) {
 	begun, err := b.unfinished(ctx, c.to)
 	if err != nil {
@@ -300,7 +301,7 @@ func (b *bucket) adoptCopy(ctx context.Context, c copying, all []span, etags []s
 	}
 	var found unfinished
 	for _, u := range begun[c.to] {
-		if found.id == "" && c.meta == nil && u.since.After(c.head.modified.Add(time.Second)) { // times are in seconds
+		if found.id == "" && (c.meta == nil || c.from != c.to) && u.since.After(c.head.modified.Add(time.Second)) { // times are in seconds
 			parts, err := b.arrived(ctx, u)
 			if err != nil {
 				return unfinished{}, err

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -27,7 +24,8 @@ type sending struct {
 	upload
 	root     *os.Root
 	bucket   *bucket
-	pace     *pace
+	pace     *pace // of what is sent
+	reads    *pace // of what is only compared
 	progress *progress
 	files    []*file
 	keys     map[string]*file
@@ -205,69 +203,6 @@ func (s *sending) findBegun(ctx context.Context) error {
 }
 
 func (s *sending) partSize(f *file) int64 { return s.bucket.limits.partSize(f.Size, s.partMiB*mib) }
-
-// same tells whether the stored object has the file's content. Size alone never says so
-// (https://github.com/erigontech/erigon/issues/17664), and the ETag of an object made of parts is no MD5 of it: a sum in
-// its metadata decides, else the file is read and compared with what the ETag is made of.
-func (s *sending) same(ctx context.Context, f *file, o core.Object) (bool, error) {
-	if o.Size != f.Size {
-		return false, nil
-	}
-	h, err := s.bucket.head(ctx, f.key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	if h.size != f.Size {
-		return false, nil
-	}
-	switch agree, differ := compare(f.Sums, h.meta); {
-	case differ:
-		return false, nil
-	case agree:
-		return true, nil
-	}
-	r, err := s.root.Open(f.Name)
-	if err != nil {
-		return false, fmt.Errorf("open %s: %w", f.Name, err)
-	}
-	defer r.Close()
-	return s.sameBytes(ctx, f, r, h)
-}
-
-// compare says whether two sets of sums have one in common that agrees, and whether they have one that differs.
-func compare(sums, meta map[string]string) (agree, differ bool) {
-	for name, value := range sums {
-		if stored := meta[name]; stored == value {
-			agree = true
-		} else if stored != "" {
-			differ = true
-		}
-	}
-	return agree && !differ, differ
-}
-
-// sameBytes reads the file. md5chksum is what rclone leaves with an object that it sent in parts.
-func (s *sending) sameBytes(ctx context.Context, f *file, r io.ReaderAt, h head) (bool, error) {
-	if whole, ok := h.meta["md5chksum"]; ok || isMD5(h.etag) {
-		sum, err := sumMD5(ctx, r, 0, f.Size)
-		if ok && base64.StdEncoding.EncodeToString(sum[:]) != whole {
-			return false, err
-		}
-		return ok || sameETag(h.etag, fmt.Sprintf("%x", sum)), err
-	}
-	var etags []string
-	for _, p := range spans(f.Size, partSizeOf(h, s.partSize(f))) {
-		sum, err := sumMD5(ctx, r, p.from, p.size)
-		if err != nil {
-			return false, err
-		}
-		etags = append(etags, fmt.Sprintf("%x", sum))
-	}
-	return sameETag(h.etag, composite(etags)), nil
-}
 
 // verify lists once more: everything is there, with its size and, where it was sent, with the ETag
 // that its bytes have.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -18,36 +19,43 @@ import (
 
 // bring makes the storage hold one file.
 func (s *sending) bring(ctx context.Context, f *file) error {
+	src, err := s.open(f)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
 	from := ""
 	switch {
 	case f.Previous && s.previous != "":
 		from = join(s.previous, f.Name)
-	case f.Replace: // a release that was given up may have sent it already, under its own key
+	case f.Replace: // what is published may be the file: nobody remembers it, or a release that was given up sent it
 		from = join(s.prefix, f.Name)
 	}
 	if from != "" {
-		if ok, err := s.copyThere(ctx, f, from); ok || err != nil {
+		if ok, err := s.copyThere(ctx, f, src, from); ok || err != nil {
 			return err
 		}
 	}
-	r, err := s.root.Open(f.Name)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", f.Name, err)
-	}
-	defer r.Close()
-	readOnce(r)
-	before, err := r.Stat()
-	if err != nil {
-		return fmt.Errorf("look at %s: %w", f.Name, err)
-	}
-	if before.Size() != f.Size {
-		return refusal{fmt.Errorf("%s has %d bytes now instead of %d", f.Name, before.Size(), f.Size)}
-	}
-	src := source{r, before}
 	if f.Size <= s.partSize(f) {
 		return s.whole(ctx, f, src)
 	}
 	return s.inParts(ctx, f, src)
+}
+
+func (s *sending) open(f *file) (source, error) {
+	r, err := s.root.Open(f.Name)
+	if err != nil {
+		return source{}, fmt.Errorf("open %s: %w", f.Name, err)
+	}
+	readOnce(r)
+	before, err := r.Stat()
+	if err == nil && before.Size() != f.Size {
+		err = refusal{fmt.Errorf("it has %d bytes now instead of %d", before.Size(), f.Size)}
+	}
+	if err != nil {
+		return source{}, errors.Join(fmt.Errorf("look at %s: %w", f.Name, err), r.Close())
+	}
+	return source{r, before}, nil
 }
 
 // source is a file that must stay as it was when it was opened.
@@ -273,7 +281,7 @@ func (s *sending) matching(ctx context.Context, u unfinished, src source, all []
 	etags := make([]string, len(all))
 	for number, p := range parts {
 		at := all[number-1]
-		sum, err := sumMD5(ctx, src, at.from, at.size)
+		sum, err := sumMD5(ctx, s.reads, src, at.from, at.size)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", src.before.Name(), err)
 		}
@@ -301,7 +309,11 @@ func (s *sending) restamp(ctx context.Context, key string, meta map[string]strin
 
 // copyThere copies inside the storage what did not change. It is false where what lies there is not
 // the file that it is said to be: then the file is sent.
-func (s *sending) copyThere(ctx context.Context, f *file, from string) (bool, error) {
+//
+// What other tools stored, and their releases published, has none of our sums. Its bytes are compared; if they are the file's,
+// they are parked with them. A .torrent of theirs differs from ours, as it has a date, and is sent, which is little; to
+// replace it is harmless, since all that a node takes from it is under the infohash, and that is the same.
+func (s *sending) copyThere(ctx context.Context, f *file, src source, from string) (bool, error) {
 	h, err := s.bucket.head(ctx, from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -309,27 +321,33 @@ func (s *sending) copyThere(ctx context.Context, f *file, from string) (bool, er
 	if err != nil {
 		return false, err
 	}
-	if agree, differ := compare(f.Sums, h.meta); differ || f.Replace && !agree || h.size != f.Size {
+	if h.size != f.Size {
 		return false, nil
 	}
-	err = s.bucket.copy(ctx, copying{from: from, to: f.key, head: h, fresh: !f.Replace})
+	c := copying{from: from, to: f.key, head: h, fresh: !f.Replace}
+	switch agree, differ := compare(f.Sums, h.meta); {
+	case differ:
+		return false, nil
+	case f.Replace && !agree:
+		if same, err := s.sameBytes(ctx, src, h); !same || err != nil {
+			return false, err
+		}
+		c.meta = maps.Clone(h.meta)
+		maps.Copy(c.meta, s.meta(f, src))
+	}
+	err = s.bucket.copy(ctx, c)
 	if failedCondition(err) || errors.Is(err, errTaken) {
 		return false, nil // whatever it is, sending the file says so
 	}
 	if status(err) == http.StatusNotFound {
 		return false, nil
 	}
+	if err == nil && c.meta != nil && h.size > s.bucket.limits.copyWhole { // an earlier run may have begun it
+		err = s.restamp(ctx, f.key, c.meta)
+	}
 	if err != nil {
 		return false, err
 	}
 	s.progress.add(f.Size)
 	return true, nil
-}
-
-// partSizeOf is how large the parts of an object were, as its metadata says; else as they would be now.
-func partSizeOf(h head, now int64) int64 {
-	if n, err := strconv.ParseInt(h.meta["part-size"], 10, 64); err == nil && n > 0 && n <= 5<<30 && h.size/n < 10_000 {
-		return n
-	}
-	return now
 }

@@ -22,6 +22,8 @@ func TestTroubles(t *testing.T) {
 		"503 for a while":    {func(s *site) { s.Unavailable(3) }, 60, 0, ""},
 		"503 for ever":       {func(s *site) { s.Unavailable(-1, "PUT", "part") }, 1, 1, "does not serve at the moment"},
 		"credentials expire": {func(s *site) { s.Expire(2, "PUT", "part") }, 20, 1, "refuses the credentials (403 ExpiredToken"},
+		"a token expires":    {refuse(400, "ExpiredToken"), 20, 1, "refuses the credentials (400 ExpiredToken"},
+		"the clock is wrong": {refuse(403, "RequestTimeTooSkewed"), 20, 1, "set its clock"},
 		"429": {func(s *site) {
 			var n atomic.Int32
 			s.Trouble(func(w http.ResponseWriter, r *http.Request) bool {
@@ -60,6 +62,19 @@ func TestTroubles(t *testing.T) {
 			s.holds(t, "p/large.kv", f, "large.kv")
 			s.holds(t, "p/small.kv", f, "small.kv")
 			s.kept(t)
+		})
+	}
+}
+
+// refuse answers what stores something with an error.
+func refuse(status int, code string) func(s *site) {
+	return func(s *site) {
+		s.Trouble(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut {
+				return false
+			}
+			r2test.Refuse(w, status, code, "no")
+			return true
 		})
 	}
 }

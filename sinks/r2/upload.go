@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,13 +27,16 @@ const (
 	sessionEnv = "SNAPFW_SESSION_TOKEN"
 )
 
+// readRateEnv is the run's limits.read_rate, which every job is told.
+const readRateEnv = "SNAPFW_READ_RATE"
+
 // upload is what the verb "upload" was asked for.
 type upload struct {
 	list, dir               string
 	prefix, previous, stage string
 	access                  access
 	transfers               int
-	rate, partMiB           int64
+	rate, partMiB, readRate int64
 	stdout, stderr          io.Writer
 }
 
@@ -59,6 +63,8 @@ func uploadVerb(ctx context.Context, args []string, getenv func(string) string, 
 	flags.StringVar(&u.stage, "stage", "", "`prefix` where replacements are parked, with the key after it")
 	flags.IntVar(&u.transfers, "transfers", 8, "`files` at once")
 	flags.Int64Var(&u.rate, "rate", 0, "bytes a second, 0 is no limit")
+	limit, _ := strconv.ParseInt(getenv(readRateEnv), 10, 64) // none, where it is not set
+	flags.Int64Var(&u.readRate, "read-rate", limit, "bytes a second of files that are compared with what is stored, 0 is no limit")
 	flags.Int64Var(&u.partMiB, "part-size-mib", 64, "size of the parts of a large file, in `MiB`")
 	flags.DurationVar(&u.access.patience, "patience", 3*time.Minute, "how long a request is tried again")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
@@ -86,8 +92,8 @@ func (u upload) check() error {
 	if !isOrigin(u.access.endpoint) || !bucketForm.MatchString(u.access.bucket) {
 		errs = append(errs, errors.New("--endpoint or --bucket is none"))
 	}
-	if !filepath.IsAbs(u.dir) || !filepath.IsAbs(u.list) || u.transfers < 1 || u.transfers > 256 || u.rate < 0 || u.partMiB < 5 || u.partMiB > 4096 {
-		errs = append(errs, errors.New("--dir and --list are absolute, --transfers is 1 to 256, --rate is not negative, --part-size-mib is 5 to 4096"))
+	if !filepath.IsAbs(u.dir) || !filepath.IsAbs(u.list) || u.transfers < 1 || u.transfers > 256 || u.rate < 0 || u.readRate < 0 || u.partMiB < 5 || u.partMiB > 4096 {
+		errs = append(errs, errors.New("--dir and --list are absolute, --transfers is 1 to 256, no rate is negative, --part-size-mib is 5 to 4096"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return refusal{err}
@@ -110,7 +116,7 @@ func (u upload) run(ctx context.Context) error {
 	defer root.Close()
 	u.access.connections = u.transfers * partsAtOnce
 	s := &sending{
-		upload: u, root: root, bucket: openBucket(u.access), pace: newPace(float64(u.rate)), keys: map[string]*file{},
+		upload: u, root: root, bucket: openBucket(u.access), pace: newPace(float64(u.rate)), reads: newPace(float64(u.readRate)), keys: map[string]*file{},
 		etags: map[string]string{}, progress: newProgress(u.stdout),
 	}
 	for _, f := range files {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -161,6 +162,30 @@ const inside = ".sgwtmp"
 func (b *Bucket) Put(t testing.TB, key string, body []byte, meta map[string]string) {
 	t.Helper()
 	_, err := b.direct.PutObject(t.Context(), &s3.PutObjectInput{Bucket: &b.Name, Key: &key, Body: bytes.NewReader(body), Metadata: meta})
+	if err != nil {
+		t.Fatalf("put %s: %v", key, err)
+	}
+}
+
+// PutParts is Put in parts of this size, as other tools upload large files.
+func (b *Bucket) PutParts(t testing.TB, key string, body []byte, size int, meta map[string]string) {
+	t.Helper()
+	up, err := b.direct.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &b.Name, Key: &key, Metadata: meta})
+	if err != nil {
+		t.Fatalf("put %s: %v", key, err)
+	}
+	var parts []types.CompletedPart
+	for part := range slices.Chunk(body, size) {
+		n := aws.Int32(int32(len(parts) + 1))
+		out, err := b.direct.UploadPart(t.Context(), &s3.UploadPartInput{Bucket: &b.Name, Key: &key, UploadId: up.UploadId, PartNumber: n, Body: bytes.NewReader(part)})
+		if err != nil {
+			t.Fatalf("put part %d of %s: %v", *n, key, err)
+		}
+		parts = append(parts, types.CompletedPart{PartNumber: n, ETag: out.ETag})
+	}
+	_, err = b.direct.CompleteMultipartUpload(t.Context(), &s3.CompleteMultipartUploadInput{
+		Bucket: &b.Name, Key: &key, UploadId: up.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	})
 	if err != nil {
 		t.Fatalf("put %s: %v", key, err)
 	}
