@@ -288,11 +288,11 @@ func (r *Run) close(ctx context.Context, err error) Outcome {
 // outcome finds the exit code: the worst thing that an operator has to know comes first.
 func (r *Run) outcome(ctx context.Context, err error) Outcome {
 	errs := []error{err}
-	down, failed, refused, unwell, parked := false, false, false, false, false
+	down, failed, refused, accident, unwell, parked := false, false, false, false, false, false
 	for _, n := range r.state.Nodes {
 		if n.Stuck != nil && n.Failed == nil {
 			errs = append(errs, fmt.Errorf("%s\n(what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up)", n.Stuck.Err, r.ID, r.ID))
-			failed = true
+			failed, accident = true, true
 		}
 		parked = parked || n.Parked
 		if n.Unwell != nil {
@@ -302,7 +302,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		down = down || n.Down()
 		if n.Failed != nil {
 			failed = true
-			refused = refused || n.Failed.Refused && (n.Captured || r.untouched())
+			refused, accident = refused || n.Failed.Refused, accident || !n.Failed.Refused
 			if err == nil {
 				errs = append(errs, errors.New(n.Failed.Err))
 			}
@@ -323,7 +323,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		return Outcome{Exit: ExitLocked, Err: all}
 	case fieldErrors(err):
 		return Outcome{Exit: ExitUsage, Err: err}
-	case isRefused(err) || refused:
+	case isRefused(err) || refused && !accident && !unwell:
 		return Outcome{Exit: ExitRefused, Err: all}
 	case skip:
 		return Outcome{Exit: ExitDone, Err: err}
