@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -232,7 +233,9 @@ func (r *Run) announce(ctx context.Context) error {
 		case n.Parked && n.Parks == 1:
 			r.tell(ctx, News{Kind: NewsParked, Run: r.ID, Node: n.Name, Text: r.waitsFor() + r.forced(), Report: n.Judged.Report})
 		case n.Stuck != nil && n.Failed == nil:
-			r.tell(ctx, News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: n.Stuck.Move + ": " + n.Stuck.Err})
+			if err := r.tellStuck(ctx, n); err != nil {
+				return err
+			}
 		case n.Promoted && n.inPlace():
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted:
@@ -251,6 +254,27 @@ func (r *Run) announce(ctx context.Context) error {
 		r.tell(ctx, News{Kind: kind, Run: r.ID, Node: "", Text: f.Move + ": " + f.Err})
 	}
 	return nil
+}
+
+// tellStuck tells people why a run gets no further, and says it once a reason: a schedule tries it every few minutes.
+func (r *Run) tellStuck(ctx context.Context, n *Node) error {
+	text := n.Stuck.Move + ": " + n.Stuck.Err
+	if sameReason(n.Told, text) {
+		return nil
+	}
+	news := News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: text}
+	if n.Judged != nil {
+		news.Report = n.Judged.Report
+	}
+	r.tell(ctx, news)
+	return r.fact(factTold, n.Name, "", text)
+}
+
+// Times, counts and the names of requests differ each time.
+var passing = regexp.MustCompile(`\b[0-9A-Za-z]*[0-9][0-9A-Za-z]*\b`)
+
+func sameReason(a, b string) bool {
+	return passing.ReplaceAllString(a, "0") == passing.ReplaceAllString(b, "0")
 }
 
 func (r *Run) tell(ctx context.Context, n News) {

@@ -40,6 +40,7 @@ const (
 	factReviewed = "reviewed" // Reviewed
 	factReplaced = "replaced"
 	factStuck    = "stuck"    // Failure: this node can be carried on later
+	factTold     = "told"     // string: that this node is stuck, and why
 	factUploaded = "uploaded" // Uploaded
 	factVerified = "verified"
 	factProved   = "proved"
@@ -178,6 +179,7 @@ type Node struct {
 	Reviewed   *Reviewed
 	Replaced   bool
 	Stuck      *Failure // why it got no further in the process that was last
+	Told       string   // why it was stuck, as people were told last
 	Proved     bool
 	Promoted   bool
 	Pruned     bool
@@ -368,6 +370,8 @@ func (n *Node) add(f journal.Fact) error {
 		}
 		n.Stuck = new(Failure)
 		return decode(f, n.Stuck)
+	case factTold:
+		return decode(f, &n.Told)
 	case factUploaded:
 		n.Uploaded = new(Uploaded)
 		return decode(f, n.Uploaded)
