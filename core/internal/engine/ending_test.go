@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/snapfw/snapfw/core"
@@ -41,4 +44,59 @@ func TestTheReasonOfARefusal(t *testing.T) {
 	if !strings.Contains(text, "take: findings: first.seg; and another") || strings.Contains(text, "something else") || len(text) > 1500 {
 		t.Errorf("%d bytes: %s", len(text), text)
 	}
+}
+
+// moves notes what is shown of a run.
+type moves struct {
+	unseen
+	mu    sync.Mutex
+	shown []string
+}
+
+func (v *moves) Move(_, move string) { v.say(move) }
+func (v *moves) Note(_, text string) { v.say(text) }
+
+func (v *moves) say(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.shown = append(v.shown, text)
+}
+
+// A move that has nothing to do is not shown: a repair judges and uploads nothing, and one that leaves the node alone lets none go.
+func TestOnlyMovesThatApplyAreShown(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*Deps, *Begun)
+		shown  []string
+		not    []string
+	}{
+		{"a snapshot", func(*Deps, *Begun) {}, []string{"let the node go", "upload", "prove it", "delete what is too old"}, []string{"judge the change", "judge again", "wait for the review", "move the staged bytes"}},
+		{"a repair", func(d *Deps, b *Begun) { d.Settings.Publish, b.Publish = false, false },
+			[]string{"make the data stand still", "let the node go", "see that it came back", "tell people"},
+			[]string{"try every sink", "judge the change", "upload", "check what arrived", "wait for the review", "prove it", "point consumers at it", "delete what is too old"}},
+		{"one that stops nobody", func(d *Deps, b *Begun) {
+			d.Chain, d.Settings.Publish, b.Publish = serving{d.Chain}, false, false
+		}, []string{"seal the copy"}, []string{"arm the node's own way back", "make the data stand still", "take the copy", "let the node go", "see that it came back"}},
+	} {
+		v := &moves{}
+		_, out, _ := run(t, newWorld("node0"), func(d *Deps, b *Begun) { d.View = v; c.change(d, b) })
+		wantExit(t, out, ExitDone, "")
+		for _, move := range c.shown {
+			if !slices.Contains(v.shown, move) {
+				t.Errorf("%s: %q is not shown: %q", c.name, move, v.shown)
+			}
+		}
+		for _, move := range c.not {
+			if slices.Contains(v.shown, move) {
+				t.Errorf("%s: %q is shown", c.name, move)
+			}
+		}
+	}
+}
+
+// serving is a driver whose node serves all the while.
+type serving struct{ core.Chain }
+
+func (c serving) Plan(context.Context, core.Node, core.Host, core.Intent) (core.Plan, error) {
+	return core.Plan{Seal: []core.Step{{Name: "prove", Do: core.Command{Argv: []string{"prove"}}}}}, nil
 }
