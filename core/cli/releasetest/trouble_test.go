@@ -356,6 +356,11 @@ func TestKilledWhileItPublishes(t *testing.T) {
 	if !equal(before, w.published()) {
 		t.Error("the list is another already")
 	}
+	// There is no way back now, only on.
+	if r := w.want(3, "`snapfw resume "+s.Run+"` carries on", "cancel", s.Run); len(w.site.Keys(".staged/")) == 0 {
+		t.Errorf("the stage is empty: %s", r)
+	}
+	w.want(2, "--reason", "cancel", s.Run, "--force")
 	w.killAt(func(op string) bool { return op == "PUT "+listKey }, "resume", s.Run)
 	w.want(0, listKey, "resume", s.Run)
 	report := reader.Stop()

@@ -54,9 +54,15 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	if reason, skip := core.IsSkip(err); skip {
 		return errors.Join(err, r.fact(factSkipped, n.Name, "", reason))
 	}
+	if errors.Is(err, errParked) {
+		return err
+	}
+	r.mu.Lock()
+	n.halted = true
+	r.mu.Unlock()
 	var away unreachable
-	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) || errors.Is(err, errParked) {
-		if !errors.Is(err, errParked) && r.ctx.Err() == nil {
+	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) {
+		if r.ctx.Err() == nil {
 			r.mu.Lock()
 			r.away = err
 			r.mu.Unlock()
@@ -65,7 +71,7 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 		return err
 	}
 	// What is to be replaced in place was prepared for hours: it is carried on. Once bytes were replaced it has to be.
-	if n.Captured && n.inPlace() && (!isRefused(err) || n.Replaced) {
+	if n.Captured && n.inPlace() && (!isRefused(err) || n.committed()) {
 		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
 	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
@@ -315,7 +321,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 	down, failed, refused, accident, unwell, parked := false, false, false, false, false, false
 	for _, n := range r.state.Nodes {
 		if n.Stuck != nil && n.Failed == nil {
-			errs = append(errs, fmt.Errorf("%s\n(what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up)", n.Stuck.Err, r.ID, r.ID))
+			errs = append(errs, fmt.Errorf("%s\n(%s)", n.Stuck.Err, r.wayOn(n)))
 			failed, accident = true, true
 		}
 		parked = parked || n.Parked
@@ -363,6 +369,14 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("%w; the copy is whole: `snapfw resume %s` carries on", why, r.ID)}
 	}
 	return Outcome{Exit: ExitDone}
+}
+
+// wayOn says what to do about a node that is stuck.
+func (r *Run) wayOn(n *Node) string {
+	if n.committed() {
+		return fmt.Sprintf("published files were replaced and the list that fits them is not published yet: `snapfw resume %s` carries on", r.ID)
+	}
+	return fmt.Sprintf("what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up", r.ID, r.ID)
 }
 
 // waitsFor tells people what a parked run waits for.

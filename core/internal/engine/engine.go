@@ -376,14 +376,14 @@ func (r *Run) walkNode(ctx context.Context, n *Node, moves []move) error {
 func (r *Run) failed(n *Node) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return n.Failed != nil
+	return n.Failed != nil || n.halted
 }
 
-// nodes returns the nodes that take part, got no failure and satisfy a condition.
+// nodes returns the nodes that take part, go on in this process and satisfy a condition.
 func (r *Run) nodes(ok func(*Node) bool) []*Node {
 	var some []*Node
 	for _, n := range r.state.Nodes {
-		if n.Failed == nil && n.Skipped == "" && (ok == nil || ok(n)) {
+		if n.Failed == nil && n.Skipped == "" && !n.halted && (ok == nil || ok(n)) {
 			some = append(some, n)
 		}
 	}

@@ -25,7 +25,7 @@ func (r *Run) promote(ctx context.Context) error {
 	ready := r.nodes(func(n *Node) bool { return n.Proved })
 	this := move{name: "point consumers at it"}
 	if r.Settings.AllOrNothing && len(ready) < len(r.state.Nodes) {
-		if open := r.nodes(func(n *Node) bool { return n.Captured && !n.Proved }); len(open) > 0 {
+		if slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return n.Captured && !n.Proved && n.Failed == nil }) {
 			return nil // they may still get through, when the run is carried on
 		}
 		for _, n := range ready {

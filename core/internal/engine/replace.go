@@ -51,6 +51,11 @@ func (r *Run) replace(ctx context.Context, n *Node) error {
 		}
 		moves, now[key] = append(moves, core.Move{From: from, To: key, Size: u.Size}), u.Entry
 	}
+	if len(moves) > 0 && !n.Replacing {
+		if err := r.fact(factReplacing, n.Name, "", nil); err != nil {
+			return err
+		}
+	}
 	if err := r.move(ctx, n, moves); err != nil {
 		return err
 	}
