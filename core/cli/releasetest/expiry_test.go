@@ -41,3 +41,24 @@ func TestWhatStaysIsMadeYoungInTime(t *testing.T) {
 	}
 	w.whole()
 }
+
+// The bucket expires what waits for a review that takes long: that run is over, and the next one works.
+func TestTheStageExpires(t *testing.T) {
+	w := newWorld(t, options{local: true, still: true})
+	s := w.release(5)
+	for _, key := range w.site.Keys(".staged/") {
+		w.site.Remove(t, key)
+	}
+	w.want(3, "so its proposal is withdrawn", "resume", s.Run)
+	if w.github.Pulls()[0].Open || w.published() != nil {
+		t.Errorf("%+v", w.github.Pulls()[0])
+	}
+	s = w.release(5)
+	w.merge()
+	for _, key := range w.site.Keys(".staged/") {
+		w.site.Remove(t, key)
+	}
+	w.want(0, listKey, "release", "--chain", chainName) // the list is under review already, and what was sent is there
+	w.want(0, "is gone from the bucket", "show", s.Run)
+	w.whole()
+}

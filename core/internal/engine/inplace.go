@@ -176,12 +176,24 @@ func (r *Run) kept(ctx context.Context, n *Node, name string) ([]byte, error) {
 		return nil, err
 	}
 	if body == nil {
-		return nil, fmt.Errorf("%s is gone from the bucket: release again", key)
+		return nil, r.lost(n, key+" is gone from the bucket")
 	}
 	if manifest.SHA256(body) != n.Chosen.Sums[name] {
-		return nil, fmt.Errorf("%s is not what this run put there; something else writes to this bucket", key)
+		return nil, r.lost(n, key+" is not what this run put there; something else writes to this bucket")
 	}
 	return body, nil
+}
+
+// lost is the end of a run whose stage is not what it put there: a review takes days, and buckets expire objects. Before
+// published bytes were replaced that is a refusal, which closes the run.
+func (r *Run) lost(n *Node, what string) error {
+	switch {
+	case n.committed():
+		return fmt.Errorf("%s: put it back and resume, or `snapfw cancel %s --force --reason \"…\"` and release again at once", what, r.ID)
+	case n.Proposed != nil && n.Reviewed == nil:
+		what += ", so its proposal is withdrawn"
+	}
+	return &RefusedError{what + "; nothing was published by this run, and it is closed: release again"}
 }
 
 func (r *Run) staged(ctx context.Context, n *Node, name string) ([]core.Upload, error) {

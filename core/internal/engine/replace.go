@@ -47,7 +47,7 @@ func (r *Run) replace(ctx context.Context, n *Node) error {
 		}
 		from := r.stage() + "/" + key
 		if o, ok := parked[from]; !ok || o.Size != u.Size {
-			return fmt.Errorf("%s is gone from the bucket, or another: release again", from)
+			return r.lost(n, from+" is gone from the bucket, or another")
 		}
 		moves, now[key] = append(moves, core.Move{From: from, To: key, Size: u.Size}), u.Entry
 	}

@@ -155,3 +155,58 @@ type noJudge struct {
 func (c noJudge) Judge(context.Context, core.Change) (core.Verdict, error) {
 	return core.Verdict{}, c.err
 }
+
+// What waits for a review may be gone when it is through: the bucket expires objects. Before a byte was replaced that closes
+// the run, so that the next release works.
+func TestAStageThatIsGoneClosesTheRun(t *testing.T) {
+	for _, c := range []struct {
+		gone   string
+		merged bool
+	}{{stagedList, false}, {stagedList, true}, {stagedSent, true}, {"tip.seg", true}} {
+		w := newWorld("node0")
+		w.desk = &desk{merges: true}
+		p := w.process(0)
+		if out, err := p.release(p.listDeps(""), core.Intent{}); err != nil || out.Exit != ExitDone {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		w.desk.merges = false
+		p = w.process(0)
+		if out, err := p.release(p.listDeps(""), core.Intent{}); err != nil || out.Exit != ExitParked {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		key := stageRoot + "/" + w.desk.run + "/" + c.gone
+		if w.bucket[key] == nil {
+			t.Fatalf("%s was never there", key)
+		}
+		delete(w.bucket, key)
+		if c.merged {
+			w.desk.merge()
+		}
+		published := bytes.Clone(w.bucket[listKey])
+		r, p := w.resume(t, "")
+		out := r.Go(p.ctx)
+		wantExit(t, out, ExitRefused, key+" is gone from the bucket")
+		if !out.Closed || !strings.Contains(out.Err.Error(), "release again") || len(p.news) != 1 || p.news[0].Kind != NewsRefused {
+			t.Errorf("%+v: %+v, told %+v", c, out, p.news)
+		}
+		if !bytes.Equal(w.bucket[listKey], published) || (len(w.desk.withdrawn) == 1) == c.merged {
+			t.Errorf("%+v: published %q, withdrawn %q", c, w.bucket[listKey], w.desk.withdrawn)
+		}
+		w.desk.merges = true
+		p = w.process(0)
+		if out, err := p.release(p.listDeps(""), core.Intent{}); err != nil || out.Exit != ExitDone {
+			t.Fatalf("%+v: the next release: %+v, %v", c, out, err)
+		}
+		if err := w.released(); err != nil {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+
+	// Afterwards the run stays open, since only it can put list and bytes together.
+	w, _ := torn(t)
+	delete(w.bucket, stageRoot+"/"+w.desk.run+"/"+stagedList)
+	r, p := w.resume(t, "")
+	if out := r.Go(p.ctx); out.Exit != ExitFailed || out.Closed || !strings.Contains(out.Err.Error(), "snapfw cancel "+w.desk.run+" --force") {
+		t.Errorf("%+v", out)
+	}
+}

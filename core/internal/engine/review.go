@@ -51,6 +51,15 @@ func (r *Run) review(ctx context.Context, n *Node) error {
 		return nil
 	}
 	list, err := r.kept(ctx, n, stagedList)
+	if isRefused(err) && n.Proposed != nil {
+		// What was let through meanwhile can't be withdrawn any more.
+		if a, lerr := r.answer(ctx, n); lerr == nil && a.State == review.Merged {
+			if ferr := r.fact(factReviewed, n.Name, "", Reviewed{By: a.By, Why: a.Why}); ferr != nil {
+				return ferr
+			}
+			list, err = r.kept(ctx, n, stagedList)
+		}
+	}
 	if err != nil {
 		return err
 	}
