@@ -62,3 +62,28 @@ func TestTheStageExpires(t *testing.T) {
 	w.want(0, "is gone from the bucket", "show", s.Run)
 	w.whole()
 }
+
+// An object that nobody sends again goes while the release waits: no list goes out that names it, forced or not, and the
+// next release sends it.
+func TestNoListNamesWhatExpired(t *testing.T) {
+	w := newWorld(t, options{local: true, still: true, byHand: true})
+	s := w.release(5)
+	w.want(0, "", "approve", s.Run, "--reason", "first")
+	w.want(0, "", "resume", s.Run)
+	before := w.published()
+	s = w.release(5, "--clear-indexes", "--force", "--reason", "new salts")
+	w.want(0, "", "approve", s.Run, "--reason", "read")
+	expired := []string{"v1.1-000000-000100-headers.seg.torrent", "v1.1-000000-000100-bodies.seg"}
+	w.site.Remove(t, expired...)
+	r := w.want(3, expired[0]+" is missing", "resume", s.Run)
+	if !strings.Contains(r.err, expired[1]+" is missing") || !strings.Contains(r.err, "release again") {
+		t.Errorf("%s", r)
+	}
+	if left := w.site.Keys(".staged/"); len(left) > 0 || !equal(before, w.published()) {
+		t.Errorf("%d objects are staged; the list changed: %v", len(left), !equal(before, w.published()))
+	}
+	s = w.release(5, "--force", "--reason", "new salts")
+	w.want(0, "", "approve", s.Run, "--reason", "read")
+	w.want(0, listKey, "resume", s.Run)
+	w.whole()
+}

@@ -81,7 +81,9 @@ func (r *Run) listed(ctx context.Context, n *Node) (map[string]core.Object, erro
 		prefix += "/"
 	}
 	all, err := r.list(ctx, prefix, func(key string) bool { return !strings.HasPrefix(key, stageRoot+"/") })
-	n.there = all
+	if err == nil {
+		n.there = all
+	}
 	return all, err
 }
 
@@ -99,6 +101,15 @@ func (r *Run) list(ctx context.Context, prefix string, want func(string) bool) (
 		return nil
 	})
 	return all, err
+}
+
+// holds is held, without another list if nothing has changed since this process listed everything.
+func (r *Run) holds(ctx context.Context, n *Node) (known manifest.Objects, there map[string]core.Object, err error) {
+	if n.there == nil {
+		return r.held(ctx, n)
+	}
+	known, err = r.remembered(ctx, n)
+	return known, n.there, err
 }
 
 // held is what the bucket holds: as earlier releases remember it, and as it is listed now. A list is long in coming.
@@ -132,12 +143,14 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 	}
 	all, some := []core.Upload{}, []core.Upload{}
 	for _, e := range p.entries {
-		all = append(all, core.Upload{Entry: e})
 		key := keyOf(n, e.Name)
 		o, exists := there[key]
-		if !exists || !known.Holds(e, o) {
+		if exists && known.Holds(e, o) {
+			e.Size = o.Size // of what is there: the same sum may be that of other bytes
+		} else {
 			some = append(some, core.Upload{Entry: e, Replace: exists || names[key]})
 		}
+		all = append(all, core.Upload{Entry: e})
 	}
 	c := Chosen{Sums: map[string]string{}}
 	for name, body := range map[string][]byte{stagedList: p.list, stagedAll: lines(all), stagedSent: lines(some)} {
@@ -184,12 +197,12 @@ func (r *Run) kept(ctx context.Context, n *Node, name string) ([]byte, error) {
 	return body, nil
 }
 
-// lost is the end of a run whose stage is not what it put there: a review takes days, and buckets expire objects. Before
+// lost is the end of a run whose bucket does not hold what it put or found there: a review takes days, and buckets expire objects. Before
 // published bytes were replaced that is a refusal, which closes the run.
 func (r *Run) lost(n *Node, what string) error {
 	switch {
 	case n.committed():
-		return fmt.Errorf("%s: put it back and resume, or `snapfw cancel %s --force --reason \"…\"` and release again at once", what, r.ID)
+		return fmt.Errorf("%s: put that right and resume, or `snapfw cancel %s --force --reason \"…\"` and release again at once", what, r.ID)
 	case n.Proposed != nil && n.Reviewed == nil:
 		what += ", so its proposal is withdrawn"
 	}
@@ -226,6 +239,7 @@ func (r *Run) sendChanges(ctx context.Context, n *Node) error {
 	began := r.Clock.Now()
 	var sent *core.Sent
 	if len(some) > 0 {
+		n.there = nil
 		m, err := r.machine(ctx, n)
 		if err != nil {
 			return err

@@ -52,6 +52,9 @@ func (r *Run) replace(ctx context.Context, n *Node) error {
 		moves, now[key] = append(moves, core.Move{From: from, To: key, Size: u.Size}), u.Entry
 	}
 	if len(moves) > 0 && !n.Replacing {
+		if err := r.whole(ctx, n, now); err != nil {
+			return err
+		}
 		if err := r.fact(factReplacing, n.Name, "", nil); err != nil {
 			return err
 		}
@@ -79,6 +82,7 @@ func (r *Run) move(ctx context.Context, n *Node, moves []core.Move) error {
 	if len(moves) == 0 {
 		return nil
 	}
+	n.there = nil
 	copier, ok := r.Sink.Sink.(core.Copier)
 	if !ok {
 		return fmt.Errorf("sink %s can't copy inside the storage: %w", r.Sink.Name, core.ErrUnsupported)
@@ -147,8 +151,8 @@ func (r *Run) proveChanges(ctx context.Context, n *Node) error {
 	return r.fact(factProved, n.Name, "", nil)
 }
 
-// promoteList is the commit of a release: one Put of the list, only over the list that was judged. Then
-// what consumers read is read back.
+// promoteList is the commit of a release: one Put of the list, only over the list that was judged, and only if the
+// storage holds all that it names. Then what consumers read is read back.
 func (r *Run) promoteList(ctx context.Context, n *Node) error {
 	list, err := r.kept(ctx, n, stagedList)
 	if err != nil {
@@ -160,6 +164,9 @@ func (r *Run) promoteList(ctx context.Context, n *Node) error {
 		return err
 	}
 	if !bytes.Equal(now, list) {
+		if err := r.whole(ctx, n, nil); err != nil {
+			return err
+		}
 		if err := r.putList(ctx, s, key, list, o); err != nil {
 			return err
 		}

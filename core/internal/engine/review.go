@@ -167,6 +167,7 @@ func (r *Run) await(ctx context.Context, n *Node, list []byte) error {
 		if r.Settings.Wait >= 0 {
 			pause = min(pause, left)
 		}
+		n.there = nil // it may be days
 		if err := r.Clock.Sleep(ctx, pause); err != nil {
 			return err
 		}
