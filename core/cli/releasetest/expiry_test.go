@@ -1,10 +1,13 @@
 package releasetest
 
 import (
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
 
 // Where the bucket expires objects, what stays published is made young again by a release that has nothing new, but
@@ -85,5 +88,49 @@ func TestNoListNamesWhatExpired(t *testing.T) {
 	s = w.release(5, "--force", "--reason", "new salts")
 	w.want(0, "", "approve", s.Run, "--reason", "read")
 	w.want(0, listKey, "resume", s.Run)
+	w.whole()
+}
+
+// Releases that are refused keep what is published young as well, the list and the memory of objects too. One that can't is
+// told, and fails with the list published.
+func TestARefusedReleaseKeepsWhatIsPublishedYoung(t *testing.T) {
+	w := newWorld(t, options{local: true, still: true, byHand: true})
+	s := w.release(5)
+	w.want(0, "", "approve", s.Run, "--reason", "first")
+	w.want(0, "", "resume", s.Run)
+	const old = "v1.1-000000-000100-headers.seg"
+	due := []string{"mainnet.objects.json", listKey, old, old + ".torrent"}
+	w.site.Age(t, 29*24*time.Hour, due...)
+	w.site.Took()
+	w.want(3, "the change is not safe", "release", "--chain", chainName, "--clear-indexes")
+	var copied []string
+	for _, op := range w.site.Took() {
+		if key, ok := strings.CutPrefix(op, "copy "); ok {
+			copied = append(copied, key)
+		}
+	}
+	slices.Sort(copied)
+	if !slices.Equal(copied, due) {
+		t.Errorf("made young: %q", copied)
+	}
+	w.well()
+	w.whole()
+
+	w.site.Age(t, 29*24*time.Hour, old)
+	w.site.Trouble(func(rw http.ResponseWriter, r *http.Request) bool {
+		if r2test.Operation(r) != "copy "+old {
+			return false
+		}
+		r2test.Refuse(rw, http.StatusForbidden, "AccessDenied", "Access Denied")
+		return true
+	})
+	s = w.release(5, "--force", "--reason", "new salts")
+	w.want(0, "", "approve", s.Run, "--reason", "read")
+	w.want(1, listKey+" is published, but", "resume", s.Run)
+	w.site.Trouble(nil)
+	w.want(0, "", "release", "--chain", chainName)
+	if !slices.Contains(w.site.Took(), "copy "+old) {
+		t.Errorf("%s is still old", old)
+	}
 	w.whole()
 }

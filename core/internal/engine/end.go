@@ -138,6 +138,7 @@ func (r *Run) release(ctx context.Context) error {
 	var errs []error
 	clean := map[core.Addr]bool{}
 	for _, n := range r.state.Nodes {
+		n.grewYoung()
 		if !n.Touched {
 			continue
 		}
@@ -242,6 +243,7 @@ func (r *Run) announce(ctx context.Context) error {
 			if err := r.tellStuck(ctx, n); err != nil {
 				return err
 			}
+		case n.Promoted && n.Aging != nil:
 		case n.Promoted && n.inPlace():
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted:
@@ -252,6 +254,7 @@ func (r *Run) announce(ctx context.Context) error {
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("the copy of %s stays in %s", n.Name, n.Plan.Data)})
 		}
 	}
+	r.tellAging(ctx)
 	if f := r.state.Failed; f != nil {
 		kind := NewsFailed
 		if f.Refused {
@@ -274,6 +277,23 @@ func (r *Run) tellStuck(ctx context.Context, n *Node) error {
 	}
 	r.tell(ctx, news)
 	return r.fact(factTold, n.Name, "", text)
+}
+
+// tellAging tells people, whatever else becomes of the run, that what is published was not made young by it.
+func (r *Run) tellAging(ctx context.Context) {
+	for _, n := range r.state.Nodes {
+		if n.Aging != nil && n.aged {
+			r.tell(ctx, News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: n.aging()})
+		}
+	}
+}
+
+func (n *Node) aging() string {
+	what := ""
+	if n.Promoted {
+		what = n.Plan.Publish.Pointer + " is published, but "
+	}
+	return fmt.Sprintf("%swhat the list names is not kept young, and a bucket that expires objects will delete it; the next release tries again: %s", what, n.Aging.Err)
 }
 
 // Times, counts and the names of requests differ each time.
@@ -325,6 +345,10 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 			failed, accident = true, true
 		}
 		parked = parked || n.Parked
+		if n.Promoted && n.Aging != nil {
+			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.aging()))
+			failed, accident = true, true
+		}
 		if n.Unwell != nil {
 			unwell = true
 			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.Unwell.Err))

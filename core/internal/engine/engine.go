@@ -52,8 +52,9 @@ var order = []move{
 	{"name the nodes", once, nil, (*Run).name, false, true, nil},
 	{"look at every node", each, (*Run).look, nil, false, true, nil}, // not healthy: refuse, or skip if it is only not now
 	{"lock every node", each, (*Run).lockNode, nil, false, false, nil},
-	{"write the plan down", each, (*Run).plan, nil, false, true, nil},         // `snapfw plan` stops here and prints it
-	{"try every sink", each, (*Run).preflight, nil, false, false, publishing}, // from the hosts, with the real upload command
+	{"write the plan down", each, (*Run).plan, nil, false, true, nil},            // `snapfw plan` stops here and prints it
+	{"keep what is published", each, (*Run).keepYoung, nil, false, false, aging}, // before the bucket expires it; it is not waited for
+	{"try every sink", each, (*Run).preflight, nil, false, false, publishing},    // from the hosts, with the real upload command
 	{"make room", each, (*Run).prepare, nil, false, false, preparing},
 
 	{"arm the node's own way back", wave, (*Run).arm, nil, false, false, stopping},
@@ -81,6 +82,7 @@ var order = []move{
 
 func publishing(r *Run, _ *Node) bool { return r.publishes() }
 func replacing(r *Run, n *Node) bool  { return r.publishes() && n.inPlace() }
+func aging(r *Run, n *Node) bool      { return replacing(r, n) && !n.Captured }
 func preparing(_ *Run, n *Node) bool  { return n.Plan != nil && len(n.Plan.Prepare) > 0 }
 func stopping(_ *Run, n *Node) bool   { return n.Plan != nil && len(n.Plan.Freeze) > 0 }
 func copying(_ *Run, n *Node) bool    { return n.Plan != nil && len(n.Plan.Capture) > 0 }

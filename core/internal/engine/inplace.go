@@ -82,7 +82,7 @@ func (r *Run) listed(ctx context.Context, n *Node) (map[string]core.Object, erro
 	}
 	all, err := r.list(ctx, prefix, func(key string) bool { return !strings.HasPrefix(key, stageRoot+"/") })
 	if err == nil {
-		n.there = all
+		n.there, n.listedAt = all, r.Clock.Now()
 	}
 	return all, err
 }
@@ -129,7 +129,11 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 	if n.Chosen != nil {
 		return r.staged(ctx, n, stagedSent)
 	}
-	known, there, err := r.held(ctx, n)
+	n.grewYoung()
+	if r.Clock.Now().Sub(n.listedAt) > recent {
+		n.there = nil
+	}
+	known, there, err := r.holds(ctx, n)
 	if err != nil {
 		return nil, err
 	}

@@ -146,7 +146,11 @@ func (r *Run) prune(ctx context.Context) error {
 	}
 	for _, n := range r.nodes(func(n *Node) bool { return n.Promoted && !n.Pruned }) {
 		if err := r.pruneSeries(ctx, n); err != nil {
-			if nerr := r.note(n.Name, "old snapshots were not deleted: %v", err); nerr != nil {
+			what := "old snapshots were not deleted"
+			if n.inPlace() {
+				what = "what nobody names was not deleted"
+			}
+			if nerr := r.note(n.Name, "%s: %v", what, err); nerr != nil {
 				return nerr
 			}
 			continue

@@ -47,6 +47,8 @@ const (
 	factProved    = "proved"
 	factPromoted  = "promoted"
 	factPruned    = "pruned"
+	factAging     = "aging"  // Failure: what is published was not made young
+	factYoung     = "young"  // … and then it was
 	factKept      = "kept"   // the copy stays on the host
 	factFailed    = "failed" // Failure: this node gets no further
 	factSkipped   = "skipped"
@@ -150,9 +152,12 @@ type State struct {
 type Node struct {
 	core.Node
 	there      map[string]core.Object // what the bucket held when it was listed last, by this process; no fact tells it
-	proposal   *proposal              // read and rendered by this process
-	halted     bool                   // it gets no further in this process
-	back       chan struct{}          // closed when it came back, or did not; nil where this process did not stop it
+	listedAt   time.Time
+	young      chan struct{} // closed when what was published is young, or could not be made so
+	aged       bool          // Aging is of this process
+	proposal   *proposal     // read and rendered by this process
+	halted     bool          // it gets no further in this process
+	back       chan struct{} // closed when it came back, or did not; nil where this process did not stop it
 	Before     *core.Status
 	Plan       *core.Plan
 	Plans      int
@@ -186,7 +191,8 @@ type Node struct {
 	Proved     bool
 	Promoted   bool
 	Pruned     bool
-	Stays      bool // the copy stays on the host
+	Aging      *Failure // why what is published was not made young
+	Stays      bool     // the copy stays on the host
 	Released   bool
 	Failed     *Failure
 	Skipped    string
@@ -395,6 +401,11 @@ func (n *Node) add(f journal.Fact) error {
 		n.Proved = true
 	case factPromoted:
 		n.Promoted = true
+	case factAging:
+		n.Aging = new(Failure)
+		return decode(f, n.Aging)
+	case factYoung:
+		n.Aging = nil
 	case factPruned:
 		n.Pruned = true
 	case factReleased:

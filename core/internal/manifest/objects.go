@@ -73,11 +73,11 @@ func (o Objects) check() error {
 // same sum (a .torrent has a date) is not compared by its size.
 func (o Objects) Holds(e core.Entry, listed core.Object) bool {
 	r, ok := o.Objects[listed.Key]
-	return ok && r.is(listed) && SameSums(r.Sums, e.Sums)
+	return ok && r.Is(listed) && SameSums(r.Sums, e.Sums)
 }
 
-// is tells whether a listed object is the one that is remembered.
-func (r Remembered) is(o core.Object) bool {
+// Is tells whether a listed object is the one that is remembered.
+func (r Remembered) Is(o core.Object) bool {
 	return r.Size == o.Size && r.ETag == o.ETag && (r.ETag != "" || r.Modified.Equal(o.Modified))
 }
 
