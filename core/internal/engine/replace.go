@@ -208,8 +208,8 @@ func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o c
 // clearStages empties the stages of this chain's runs. There is no other one that is open: a newer run
 // supersedes those that wait.
 func (r *Run) clearStages(ctx context.Context) error {
-	// <chain>-20261121-101112-abcd: another chain's name may begin with this one's.
-	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain) + `-[0-9]{8}-[0-9]{6}-[a-z0-9]+/`)
+	// Another chain's name may begin with this one's.
+	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain+"-") + runTime + "/")
 	parked, err := r.list(ctx, stageRoot+"/"+r.state.Begun.Chain+"-", ours.MatchString)
 	if err != nil {
 		return err

@@ -32,8 +32,9 @@ type world struct {
 	disk     map[string][]byte
 	hosts    map[string]*scriptedHost
 	bucket   map[string][]byte
-	broken   []string // rules that were broken, whoever noticed
-	chain    string   // who holds the chain's lock
+	stored   map[string]time.Time // when an object was stored; where that is not said: now
+	broken   []string             // rules that were broken, whoever noticed
+	chain    string               // who holds the chain's lock
 	refuse   func(key string) error
 	stopExit map[string][]int  // exit codes of the next stops, by node
 	failures map[string]int    // how often a verb still fails, by "node verb"
@@ -498,7 +499,11 @@ func (b bucket) List(_ context.Context, _ core.Target, prefix string) iter.Seq2[
 		err := b.touch(func() {
 			for key, body := range b.w.bucket {
 				if strings.HasPrefix(key, prefix) {
-					some = append(some, core.Object{Key: key, Size: int64(len(body)), ETag: manifest.SHA256(body), Modified: b.w.now})
+					at, said := b.w.stored[key]
+					if !said {
+						at = b.w.now
+					}
+					some = append(some, core.Object{Key: key, Size: int64(len(body)), ETag: manifest.SHA256(body), Modified: at})
 				}
 			}
 		})
