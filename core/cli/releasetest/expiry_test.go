@@ -4,9 +4,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/snapfw/snapfw/core/internal/manifest"
 	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
 
@@ -132,5 +134,34 @@ func TestARefusedReleaseKeepsWhatIsPublishedYoung(t *testing.T) {
 	if !slices.Contains(w.site.Took(), "copy "+old) {
 		t.Errorf("%s is still old", old)
 	}
+	w.whole()
+}
+
+// What an upload that was killed and given up leaves under its keys is known, so that it is deleted when grace is over; and the
+// next release sends all of it, since nobody saw it arrive.
+func TestAKilledUploadIsRemembered(t *testing.T) {
+	w := newWorld(t, options{local: true, still: true, byHand: true})
+	var n atomic.Int64
+	w.killAt(func(op string) bool { return strings.HasPrefix(op, "PUT ") && n.Add(1) > 60 }, "release", "--chain", chainName)
+	w.want(0, "", "cancel", w.newest())
+	body, _ := w.site.Object("mainnet.objects.json")
+	known, err := manifest.ParseObjects(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, key := range w.site.Keys("") {
+		if k, ok := known.Objects[key]; ok && k.Unnamed != nil && k.ETag == "" {
+			left++
+		} else if key != "mainnet.objects.json" {
+			t.Errorf("%s is left, and remembered as %+v", key, k)
+		}
+	}
+	if left < 20 {
+		t.Errorf("%d objects are left: was it killed too early?", left)
+	}
+	s := w.release(5)
+	w.want(0, "", "approve", s.Run, "--reason", "read")
+	w.want(0, listKey, "resume", s.Run)
 	w.whole()
 }

@@ -156,6 +156,9 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 		}
 		all = append(all, core.Upload{Entry: e})
 	}
+	if err := r.expect(ctx, n, known, some); err != nil {
+		return nil, err
+	}
 	c := Chosen{Sums: map[string]string{}}
 	for name, body := range map[string][]byte{stagedList: p.list, stagedAll: lines(all), stagedSent: lines(some)} {
 		c.Sums[name] = manifest.SHA256(body)
@@ -172,6 +175,23 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 		c.Bytes += u.Size
 	}
 	return some, r.fact(factChosen, n.Name, "", c)
+}
+
+// expect writes down which new keys are about to be sent, before they are: an upload that is killed would leave objects that
+// nobody knows and nobody deletes. Nothing counts as held by that.
+func (r *Run) expect(ctx context.Context, n *Node, known manifest.Objects, some []core.Upload) error {
+	now, changed := r.Clock.Now().UTC(), false
+	for _, u := range some {
+		key := keyOf(n, u.Name)
+		if _, ok := known.Objects[key]; ok || u.Replace {
+			continue
+		}
+		known.Objects[key], changed = manifest.Remembered{Size: u.Size, Sums: u.Sums, Unnamed: &now}, true
+	}
+	if !changed {
+		return nil
+	}
+	return r.putObjects(ctx, n, known)
 }
 
 func lines(uploads []core.Upload) []byte {

@@ -2,11 +2,15 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/snapfw/snapfw/core"
+	"github.com/snapfw/snapfw/core/internal/manifest"
+	"github.com/snapfw/snapfw/core/onhost"
 )
 
 // Objects that nobody sent anew may go while a release waits: no list is published that names what is not there, forced or not.
@@ -74,4 +78,79 @@ func TestAnObjectGoesWhileBytesAreReplaced(t *testing.T) {
 	if err := w.released(); err != nil {
 		t.Error(err)
 	}
+}
+
+// What an upload that was killed left under its keys is known to later releases: never as held, and deleted once it was
+// named by no list for the time of grace.
+func TestWhatAKilledUploadLeftGoesAfterTheGracePeriod(t *testing.T) {
+	w := newWorld("node0")
+	w.desk = &desk{merges: true}
+	release := func() {
+		t.Helper()
+		p := w.process(0)
+		if out, err := p.release(p.listDeps(""), core.Intent{}); err != nil || out.Exit != ExitDone {
+			t.Fatalf("%+v, %v", out, err)
+		}
+	}
+	release()
+	before := w.keys()
+	p := w.process(0)
+	d := p.listDeps("")
+	machineOf := d.Machine
+	d.Machine = func(ctx context.Context, a core.Addr, plugin string) (Machine, error) {
+		m, err := machineOf(ctx, a, plugin)
+		return diesAfter{m, p, "upload"}, err
+	}
+	p.release(d, core.Intent{})
+	left := slices.DeleteFunc(w.keys(), func(key string) bool {
+		return slices.Contains(before, key) || strings.HasPrefix(key, ".")
+	})
+	if !p.dead || len(left) != 1 {
+		t.Fatalf("dead %v, left %q", p.dead, left)
+	}
+	known, err := manifest.ParseObjects(w.bucket["chain.objects.json"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, ok := known.Objects[left[0]]
+	listed := core.Object{Key: left[0], Size: k.Size}
+	if !ok || k.Unnamed == nil || known.Holds(core.Entry{Name: left[0], Size: k.Size, Sums: k.Sums}, listed) {
+		t.Fatalf("%s is remembered as %+v (%v)", left[0], k, ok)
+	}
+	w.desk.run = must(Open(p, "chain"))[0].Run
+	r, p := w.resume(t, "")
+	if out := r.Cancel(p.ctx, "by hand", false); !out.Closed {
+		t.Fatalf("%+v", out)
+	}
+	release()
+	if w.bucket[left[0]] == nil {
+		t.Fatal("it is gone before the time of grace")
+	}
+	w.now = w.now.Add(2 * time.Hour)
+	release()
+	if w.bucket[left[0]] != nil {
+		t.Errorf("%s is there for ever", left[0])
+	}
+	if err := w.released(); err != nil {
+		t.Error(err)
+	}
+}
+
+// diesAfter is a machine on which a program ends in the moment in which snapfw dies; the probe's is left alone.
+type diesAfter struct {
+	Machine
+	p    *process
+	verb string
+}
+
+func (m diesAfter) Job(ctx context.Context, job onhost.Job, s map[string]string, rep func(onhost.Report)) (onhost.Result, error) {
+	res, err := m.Machine.Job(ctx, job, s, rep)
+	if job.Argv[0] == m.verb && !strings.Contains(job.ID, "preflight") {
+		m.p.w.mu.Lock()
+		m.p.dead = true
+		m.p.w.mu.Unlock()
+		m.p.cancel()
+		return res, errDead
+	}
+	return res, err
 }

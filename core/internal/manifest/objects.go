@@ -22,7 +22,8 @@ type Objects struct {
 	Objects map[string]Remembered `json:"objects"` // by key
 }
 
-// Remembered is one object. Unnamed is when its key was first no longer published.
+// Remembered is one object. Unnamed is when its key was first no longer published, or not published yet. One with neither
+// ETag nor Modified was about to be sent, and nobody saw it arrive.
 type Remembered struct {
 	Size     int64             `json:"size"`
 	ETag     string            `json:"etag,omitempty"` // "" where the storage has none: then Modified tells
@@ -76,9 +77,9 @@ func (o Objects) Holds(e core.Entry, listed core.Object) bool {
 	return ok && r.Is(listed) && SameSums(r.Sums, e.Sums)
 }
 
-// Is tells whether a listed object is the one that is remembered.
+// Is tells whether a listed object is the one that is remembered. One that nobody saw arrive never is.
 func (r Remembered) Is(o core.Object) bool {
-	return r.Size == o.Size && r.ETag == o.ETag && (r.ETag != "" || r.Modified.Equal(o.Modified))
+	return r.Size == o.Size && r.ETag == o.ETag && (r.ETag != "" || !r.Modified.IsZero() && r.Modified.Equal(o.Modified))
 }
 
 // SameSums tells whether two sets of sums have one in common and none that differs.
