@@ -89,7 +89,7 @@ func (s *session) supersede(ctx context.Context, d engine.Deps, c config.Chain, 
 			return err
 		}
 		s.view.Note("", fmt.Sprintf("%s waits for its review: this newer run supersedes it", st.Run))
-		if out := r.Cancel(ctx, "superseded by "+by); !out.Closed {
+		if out := r.Cancel(ctx, "superseded by "+by, false); !out.Closed {
 			return &exitError{out.Exit, fmt.Errorf("supersede %s: %w", st.Run, out.Err)}
 		}
 	}

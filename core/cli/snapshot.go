@@ -174,13 +174,21 @@ by a run that came back. Without RUN: the oldest one that is not over.`,
 
 func (a *app) cancelCmd() *cobra.Command {
 	var reason string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "cancel RUN", Short: "close a run for good: nodes are let go, copies dropped, nothing published", Args: cobra.ExactArgs(1),
+		Long: `Close a run for good: nodes are let go, copies are dropped, a proposal is withdrawn, nothing is published. A release
+that has begun to replace published files is refused: until it is through, the published list does not fit
+them, and resume carries on. --force gives up one that can't get through; release again at once then.`,
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "also a release that has begun to replace published files; needs --reason")
 	cmd.Flags().StringVar(&reason, "reason", "cancelled by hand", "why; it is recorded")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if force && !cmd.Flags().Changed("reason") {
+			return usage("--force needs --reason \"why\": it is recorded in the run")
+		}
 		return a.withOpenRun(cmd, args, func(ctx context.Context, s *session, c config.Chain, r *engine.Run) error {
-			out := r.Cancel(ctx, reason)
+			out := r.Cancel(ctx, reason, force)
 			if out.Exit != engine.ExitDone {
 				return &exitError{out.Exit, out.Err}
 			}

@@ -39,25 +39,26 @@ func TestBadDatadir(t *testing.T) {
 	pid := w.pid()
 	for _, c := range []struct {
 		name string
+		exit int
 		do   func() (undo func())
 		says []string
 	}{
-		{"no datadir", setting("datadir", w.path("nothing")), []string{"nothing"}},
-		{"no erigon", setting("programs", table{"erigon": w.path("bin", "missing"), "integration": w.path("bin", "integration")}), []string{"missing"}},
-		{"a download that did not end", add("v1.1-000112-000113-headers.seg.part", "half"), []string{".part", "snapfw fix launch-flags"}},
-		{"a foreign file", add("notes.doc", "mine"), []string{"notes.doc", "move it out of snapshots/"}},
-		{"no bytes", func() func() {
+		{"no datadir", 3, setting("datadir", w.path("nothing")), []string{"nothing"}},
+		{"no erigon", 1, setting("programs", table{"erigon": w.path("bin", "missing"), "integration": w.path("bin", "integration")}), []string{"missing"}},
+		{"a download that did not end", 3, add("v1.1-000112-000113-headers.seg.part", "half"), []string{".part", "stand in the way of a release: v1.1-000112-000113-headers.seg.part", "snapfw fix launch-flags"}},
+		{"a foreign file", 3, add("notes.doc", "mine"), []string{"notes.doc", "move it out of snapshots/"}},
+		{"no bytes", 3, func() func() {
 			undo := away(headers)()
 			put := add(headers, "")()
 			return func() { put(); undo() }
 		}, []string{headers, "zero bytes", "snapfw fix"}},
-		{"two versions", add("v1.0-000000-000100-headers.seg", "older"), []string{"two-versions", "v1.0-000000-000100-headers.seg"}},
-		{"a gap", away("domain/v2.0-accounts.0-64.kv"), []string{"accounts", "gap", "snapfw fix restore"}},
+		{"two versions", 3, add("v1.0-000000-000100-headers.seg", "older"), []string{"two-versions", "v1.0-000000-000100-headers.seg"}},
+		{"a gap", 3, away("domain/v2.0-accounts.0-64.kv"), []string{"accounts", "gap", "snapfw fix restore"}},
 	} {
 		undo := c.do()
 		r := w.snapfw("release", "--chain", chainName)
-		if r.exit != 1 && r.exit != 3 {
-			t.Errorf("%s: %s", c.name, r)
+		if r.exit != c.exit {
+			t.Errorf("%s: want exit code %d: %s", c.name, c.exit, r)
 		}
 		for _, says := range c.says {
 			if !strings.Contains(r.err, says) {

@@ -328,10 +328,20 @@ func TestKilledWhileTheNodeIsDown(t *testing.T) {
 func TestKilledWhileItPublishes(t *testing.T) {
 	w := newWorld(t, options{still: true, local: true, byHand: true})
 	arrived := w.arrivals()
+	w.killAt(func(op string) bool { return strings.HasPrefix(op, "GET .probe-") }, "release", "--chain", chainName)
+	probes := w.site.Keys(".probe-")
+	if len(probes) != 1 {
+		t.Fatalf("killed while it tried the bucket, and it holds %q", probes)
+	}
+	w.site.Age(t, 2*time.Hour, probes...) // a younger one may be of a run on another machine
+
 	var n atomic.Int64
 	w.killAt(func(op string) bool { return strings.HasPrefix(op, "PUT ") && n.Add(1) > 60 }, "release", "--chain", chainName)
 	w.well()
 	pid, run := w.pid(), w.newest()
+	if left := w.site.Keys(".probe-"); len(left) > 0 {
+		t.Errorf("%q is left of the run that was killed", left)
+	}
 	w.want(5, "snapfw approve", "resume", run)
 	arrived.once(t)
 	w.want(0, "", "approve", run, "--reason", "read")
@@ -356,6 +366,11 @@ func TestKilledWhileItPublishes(t *testing.T) {
 	if !equal(before, w.published()) {
 		t.Error("the list is another already")
 	}
+	// There is no way back now, only on.
+	if r := w.want(3, "`snapfw resume "+s.Run+"` carries on", "cancel", s.Run); len(w.site.Keys(".staged/")) == 0 {
+		t.Errorf("the stage is empty: %s", r)
+	}
+	w.want(2, "--reason", "cancel", s.Run, "--force")
 	w.killAt(func(op string) bool { return op == "PUT "+listKey }, "resume", s.Run)
 	w.want(0, listKey, "resume", s.Run)
 	report := reader.Stop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -53,9 +54,15 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	if reason, skip := core.IsSkip(err); skip {
 		return errors.Join(err, r.fact(factSkipped, n.Name, "", reason))
 	}
+	if errors.Is(err, errParked) {
+		return err
+	}
+	r.mu.Lock()
+	n.halted = true
+	r.mu.Unlock()
 	var away unreachable
-	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) || errors.Is(err, errParked) {
-		if !errors.Is(err, errParked) && r.ctx.Err() == nil {
+	if n.Captured && (r.interrupted(err) || errors.As(err, &away)) {
+		if r.ctx.Err() == nil {
 			r.mu.Lock()
 			r.away = err
 			r.mu.Unlock()
@@ -64,7 +71,7 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 		return err
 	}
 	// What is to be replaced in place was prepared for hours: it is carried on. Once bytes were replaced it has to be.
-	if n.Captured && n.inPlace() && (!isRefused(err) || n.Replaced) {
+	if n.Captured && n.inPlace() && (!isRefused(err) || n.committed()) {
 		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
 	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
@@ -131,6 +138,7 @@ func (r *Run) release(ctx context.Context) error {
 	var errs []error
 	clean := map[core.Addr]bool{}
 	for _, n := range r.state.Nodes {
+		n.grewYoung()
 		if !n.Touched {
 			continue
 		}
@@ -232,7 +240,10 @@ func (r *Run) announce(ctx context.Context) error {
 		case n.Parked && n.Parks == 1:
 			r.tell(ctx, News{Kind: NewsParked, Run: r.ID, Node: n.Name, Text: r.waitsFor() + r.forced(), Report: n.Judged.Report})
 		case n.Stuck != nil && n.Failed == nil:
-			r.tell(ctx, News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: n.Stuck.Move + ": " + n.Stuck.Err})
+			if err := r.tellStuck(ctx, n); err != nil {
+				return err
+			}
+		case n.Promoted && n.Aging != nil:
 		case n.Promoted && n.inPlace():
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted:
@@ -243,6 +254,7 @@ func (r *Run) announce(ctx context.Context) error {
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("the copy of %s stays in %s", n.Name, n.Plan.Data)})
 		}
 	}
+	r.tellAging(ctx)
 	if f := r.state.Failed; f != nil {
 		kind := NewsFailed
 		if f.Refused {
@@ -251,6 +263,44 @@ func (r *Run) announce(ctx context.Context) error {
 		r.tell(ctx, News{Kind: kind, Run: r.ID, Node: "", Text: f.Move + ": " + f.Err})
 	}
 	return nil
+}
+
+// tellStuck tells people why a run gets no further, and says it once a reason: a schedule tries it every few minutes.
+func (r *Run) tellStuck(ctx context.Context, n *Node) error {
+	text := n.Stuck.Move + ": " + n.Stuck.Err
+	if sameReason(n.Told, text) {
+		return nil
+	}
+	news := News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: text}
+	if n.Judged != nil {
+		news.Report = n.Judged.Report
+	}
+	r.tell(ctx, news)
+	return r.fact(factTold, n.Name, "", text)
+}
+
+// tellAging tells people, whatever else becomes of the run, that what is published was not made young by it.
+func (r *Run) tellAging(ctx context.Context) {
+	for _, n := range r.state.Nodes {
+		if n.Aging != nil && n.aged {
+			r.tell(ctx, News{Kind: NewsFailed, Run: r.ID, Node: n.Name, Text: n.aging()})
+		}
+	}
+}
+
+func (n *Node) aging() string {
+	what := ""
+	if n.Promoted {
+		what = n.Plan.Publish.Pointer + " is published, but "
+	}
+	return fmt.Sprintf("%swhat the list names is not kept young, and a bucket that expires objects will delete it; the next release tries again: %s", what, n.Aging.Err)
+}
+
+// Times, counts and the names of requests differ each time.
+var passing = regexp.MustCompile(`\b[0-9A-Za-z]*[0-9][0-9A-Za-z]*\b`)
+
+func sameReason(a, b string) bool {
+	return passing.ReplaceAllString(a, "0") == passing.ReplaceAllString(b, "0")
 }
 
 func (r *Run) tell(ctx context.Context, n News) {
@@ -288,13 +338,17 @@ func (r *Run) close(ctx context.Context, err error) Outcome {
 // outcome finds the exit code: the worst thing that an operator has to know comes first.
 func (r *Run) outcome(ctx context.Context, err error) Outcome {
 	errs := []error{err}
-	down, failed, refused, unwell, parked := false, false, false, false, false
+	down, failed, refused, accident, unwell, parked := false, false, false, false, false, false
 	for _, n := range r.state.Nodes {
 		if n.Stuck != nil && n.Failed == nil {
-			errs = append(errs, fmt.Errorf("%s\n(what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up)", n.Stuck.Err, r.ID, r.ID))
-			failed = true
+			errs = append(errs, fmt.Errorf("%s\n(%s)", n.Stuck.Err, r.wayOn(n)))
+			failed, accident = true, true
 		}
 		parked = parked || n.Parked
+		if n.Promoted && n.Aging != nil {
+			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.aging()))
+			failed, accident = true, true
+		}
 		if n.Unwell != nil {
 			unwell = true
 			errs = append(errs, fmt.Errorf("%s: %s", n.Name, n.Unwell.Err))
@@ -302,7 +356,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		down = down || n.Down()
 		if n.Failed != nil {
 			failed = true
-			refused = refused || n.Failed.Refused && (n.Captured || r.untouched())
+			refused, accident = refused || n.Failed.Refused, accident || !n.Failed.Refused
 			if err == nil {
 				errs = append(errs, errors.New(n.Failed.Err))
 			}
@@ -323,7 +377,7 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		return Outcome{Exit: ExitLocked, Err: all}
 	case fieldErrors(err):
 		return Outcome{Exit: ExitUsage, Err: err}
-	case isRefused(err) || refused:
+	case isRefused(err) || refused && !accident && !unwell:
 		return Outcome{Exit: ExitRefused, Err: all}
 	case skip:
 		return Outcome{Exit: ExitDone, Err: err}
@@ -339,6 +393,14 @@ func (r *Run) outcome(ctx context.Context, err error) Outcome {
 		return Outcome{Exit: ExitFailed, Err: fmt.Errorf("%w; the copy is whole: `snapfw resume %s` carries on", why, r.ID)}
 	}
 	return Outcome{Exit: ExitDone}
+}
+
+// wayOn says what to do about a node that is stuck.
+func (r *Run) wayOn(n *Node) string {
+	if n.committed() {
+		return fmt.Sprintf("published files were replaced and the list that fits them is not published yet: `snapfw resume %s` carries on", r.ID)
+	}
+	return fmt.Sprintf("what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up", r.ID, r.ID)
 }
 
 // waitsFor tells people what a parked run waits for.

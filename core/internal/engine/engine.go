@@ -28,6 +28,8 @@ type move struct {
 	// ignores that the run was given up.
 	always bool
 	plan   bool // it is part of `snapfw plan`, which changes nothing
+	// applies tells where it has something to do; elsewhere it is not shown. nil: everywhere. The node is nil for once.
+	applies func(*Run, *Node) bool
 }
 
 type scope int
@@ -46,34 +48,45 @@ const (
 // nodes before the first is stopped, so that a full disk on one of them is no surprise
 // after another was stopped.
 var order = []move{
-	{"lock the chain", once, nil, (*Run).lock, false, false},
-	{"name the nodes", once, nil, (*Run).name, false, true},
-	{"look at every node", each, (*Run).look, nil, false, true}, // not healthy: refuse, or skip if it is only not now
-	{"lock every node", each, (*Run).lockNode, nil, false, false},
-	{"write the plan down", each, (*Run).plan, nil, false, true},  // `snapfw plan` stops here and prints it
-	{"try every sink", each, (*Run).preflight, nil, false, false}, // from the hosts, with the real upload command
-	{"make room", each, (*Run).prepare, nil, false, false},
+	{"lock the chain", once, nil, (*Run).lock, false, false, nil},
+	{"name the nodes", once, nil, (*Run).name, false, true, nil},
+	{"look at every node", each, (*Run).look, nil, false, true, nil}, // not healthy: refuse, or skip if it is only not now
+	{"lock every node", each, (*Run).lockNode, nil, false, false, nil},
+	{"write the plan down", each, (*Run).plan, nil, false, true, nil},            // `snapfw plan` stops here and prints it
+	{"keep what is published", each, (*Run).keepYoung, nil, false, false, aging}, // before the bucket expires it; it is not waited for
+	{"try every sink", each, (*Run).preflight, nil, false, false, publishing},    // from the hosts, with the real upload command
+	{"make room", each, (*Run).prepare, nil, false, false, preparing},
 
-	{"arm the node's own way back", wave, (*Run).arm, nil, false, false},
-	{"make the data stand still", wave, (*Run).freeze, nil, false, false},
-	{"take the copy", wave, (*Run).capture, nil, false, false},
-	{"let the node go", back, (*Run).thaw, nil, true, false},
-	{"see that it came back", back, (*Run).healthy, nil, true, false},
+	{"arm the node's own way back", wave, (*Run).arm, nil, false, false, stopping},
+	{"make the data stand still", wave, (*Run).freeze, nil, false, false, stopping},
+	{"take the copy", wave, (*Run).capture, nil, false, false, copying},
+	{"let the node go", back, (*Run).thaw, nil, true, false, stopping},
+	{"see that it came back", back, (*Run).healthy, nil, true, false, stopping},
 
-	{"seal the copy", tail, (*Run).seal, nil, false, false},
-	{"judge the change", tail, (*Run).judge, nil, false, false},    // against what is published now
-	{"upload", tail, (*Run).upload, nil, false, false},             // new names; replacements are parked
-	{"check what arrived", tail, (*Run).verify, nil, false, false}, // in the storage
+	{"seal the copy", tail, (*Run).seal, nil, false, false, sealing},
+	{"judge the change", tail, (*Run).judge, nil, false, false, replacing},     // against what is published now
+	{"upload", tail, (*Run).upload, nil, false, false, publishing},             // new names; replacements are parked
+	{"check what arrived", tail, (*Run).verify, nil, false, false, publishing}, // in the storage
 
-	{"wait for the review", each, (*Run).review, nil, false, false}, // may park the run for days
-	{"judge again", each, (*Run).judgeAgain, nil, false, false},     // against what is published by then
-	{"move the staged bytes", each, (*Run).replace, nil, false, false},
-	{"prove it", each, (*Run).prove, nil, false, false},                // through the address consumers use
-	{"point consumers at it", once, nil, (*Run).promote, false, false}, // the commit: one small Put a pointer
-	{"delete what is too old", once, nil, (*Run).prune, false, false},
-	{"clean up", last, nil, (*Run).release, false, false},     // the linked copy goes: it pins deleted tables
-	{"tell people", last, nil, (*Run).announce, false, false}, // never fails the run
+	{"wait for the review", each, (*Run).review, nil, false, false, replacing}, // may park the run for days
+	{"judge again", each, (*Run).judgeAgain, nil, false, false, replacing},     // against what is published by then
+	{"move the staged bytes", each, (*Run).replace, nil, false, false, replacing},
+	{"prove it", each, (*Run).prove, nil, false, false, publishing},                // through the address consumers use
+	{"point consumers at it", once, nil, (*Run).promote, false, false, publishing}, // the commit: one small Put a pointer
+	{"delete what is too old", once, nil, (*Run).prune, false, false, publishing},
+	{"clean up", last, nil, (*Run).release, false, false, nil},     // the linked copy goes: it pins deleted tables
+	{"tell people", last, nil, (*Run).announce, false, false, nil}, // never fails the run
 }
+
+// Where moves apply.
+
+func publishing(r *Run, _ *Node) bool { return r.publishes() }
+func replacing(r *Run, n *Node) bool  { return r.publishes() && n.inPlace() }
+func aging(r *Run, n *Node) bool      { return replacing(r, n) && !n.Captured }
+func preparing(_ *Run, n *Node) bool  { return n.Plan != nil && len(n.Plan.Prepare) > 0 }
+func stopping(_ *Run, n *Node) bool   { return n.Plan != nil && len(n.Plan.Freeze) > 0 }
+func copying(_ *Run, n *Node) bool    { return n.Plan != nil && len(n.Plan.Capture) > 0 }
+func sealing(_ *Run, n *Node) bool    { return n.Plan != nil && len(n.Plan.Seal) > 0 }
 
 // Settings is what an operator decides for a chain.
 type Settings struct {
@@ -254,7 +267,9 @@ func (r *Run) group(ctx context.Context, moves []move, tails *sync.WaitGroup) er
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			r.View.Move("", m.name)
+			if m.applies == nil || m.applies(r, nil) {
+				r.View.Move("", m.name)
+			}
 			if err := m.run(r, ctx); err != nil {
 				return r.runFailed(m, err)
 			}
@@ -345,9 +360,11 @@ func (r *Run) walkNode(ctx context.Context, n *Node, moves []move) error {
 			first = fmt.Errorf("%s: %w", n.Name, err)
 			continue
 		}
-		if m.scope == back && n.Captured {
+		switch {
+		case m.applies != nil && !m.applies(r, n):
+		case m.scope == back && n.Captured:
 			r.View.Note(n.Name, m.name) // what it is in is its tail
-		} else {
+		default:
 			r.View.Move(n.Name, m.name)
 		}
 		if err := m.node(r, c, n); err != nil && first == nil {
@@ -361,14 +378,14 @@ func (r *Run) walkNode(ctx context.Context, n *Node, moves []move) error {
 func (r *Run) failed(n *Node) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return n.Failed != nil
+	return n.Failed != nil || n.halted
 }
 
-// nodes returns the nodes that take part, got no failure and satisfy a condition.
+// nodes returns the nodes that take part, go on in this process and satisfy a condition.
 func (r *Run) nodes(ok func(*Node) bool) []*Node {
 	var some []*Node
 	for _, n := range r.state.Nodes {
-		if n.Failed == nil && n.Skipped == "" && (ok == nil || ok(n)) {
+		if n.Failed == nil && n.Skipped == "" && !n.halted && (ok == nil || ok(n)) {
 			some = append(some, n)
 		}
 	}

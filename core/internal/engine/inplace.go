@@ -81,7 +81,9 @@ func (r *Run) listed(ctx context.Context, n *Node) (map[string]core.Object, erro
 		prefix += "/"
 	}
 	all, err := r.list(ctx, prefix, func(key string) bool { return !strings.HasPrefix(key, stageRoot+"/") })
-	n.there = all
+	if err == nil {
+		n.there, n.listedAt = all, r.Clock.Now()
+	}
 	return all, err
 }
 
@@ -101,6 +103,15 @@ func (r *Run) list(ctx context.Context, prefix string, want func(string) bool) (
 	return all, err
 }
 
+// holds is held, without another list if nothing has changed since this process listed everything.
+func (r *Run) holds(ctx context.Context, n *Node) (known manifest.Objects, there map[string]core.Object, err error) {
+	if n.there == nil {
+		return r.held(ctx, n)
+	}
+	known, err = r.remembered(ctx, n)
+	return known, n.there, err
+}
+
 // held is what the bucket holds: as earlier releases remember it, and as it is listed now. A list is long in coming.
 func (r *Run) held(ctx context.Context, n *Node) (known manifest.Objects, there map[string]core.Object, err error) {
 	var listErr error
@@ -118,7 +129,11 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 	if n.Chosen != nil {
 		return r.staged(ctx, n, stagedSent)
 	}
-	known, there, err := r.held(ctx, n)
+	n.grewYoung()
+	if r.Clock.Now().Sub(n.listedAt) > recent {
+		n.there = nil
+	}
+	known, there, err := r.holds(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -132,12 +147,17 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 	}
 	all, some := []core.Upload{}, []core.Upload{}
 	for _, e := range p.entries {
-		all = append(all, core.Upload{Entry: e})
 		key := keyOf(n, e.Name)
 		o, exists := there[key]
-		if !exists || !known.Holds(e, o) {
+		if exists && known.Holds(e, o) {
+			e.Size = o.Size // of what is there: the same sum may be that of other bytes
+		} else {
 			some = append(some, core.Upload{Entry: e, Replace: exists || names[key]})
 		}
+		all = append(all, core.Upload{Entry: e})
+	}
+	if err := r.expect(ctx, n, known, some); err != nil {
+		return nil, err
 	}
 	c := Chosen{Sums: map[string]string{}}
 	for name, body := range map[string][]byte{stagedList: p.list, stagedAll: lines(all), stagedSent: lines(some)} {
@@ -155,6 +175,23 @@ func (r *Run) choose(ctx context.Context, n *Node, p *proposal) ([]core.Upload, 
 		c.Bytes += u.Size
 	}
 	return some, r.fact(factChosen, n.Name, "", c)
+}
+
+// expect writes down which new keys are about to be sent, before they are: an upload that is killed would leave objects that
+// nobody knows and nobody deletes. Nothing counts as held by that.
+func (r *Run) expect(ctx context.Context, n *Node, known manifest.Objects, some []core.Upload) error {
+	now, changed := r.Clock.Now().UTC(), false
+	for _, u := range some {
+		key := keyOf(n, u.Name)
+		if _, ok := known.Objects[key]; ok || u.Replace {
+			continue
+		}
+		known.Objects[key], changed = manifest.Remembered{Size: u.Size, Sums: u.Sums, Unnamed: &now}, true
+	}
+	if !changed {
+		return nil
+	}
+	return r.putObjects(ctx, n, known)
 }
 
 func lines(uploads []core.Upload) []byte {
@@ -176,12 +213,24 @@ func (r *Run) kept(ctx context.Context, n *Node, name string) ([]byte, error) {
 		return nil, err
 	}
 	if body == nil {
-		return nil, fmt.Errorf("%s is gone from the bucket: release again", key)
+		return nil, r.lost(n, key+" is gone from the bucket")
 	}
 	if manifest.SHA256(body) != n.Chosen.Sums[name] {
-		return nil, fmt.Errorf("%s is not what this run put there; something else writes to this bucket", key)
+		return nil, r.lost(n, key+" is not what this run put there; something else writes to this bucket")
 	}
 	return body, nil
+}
+
+// lost is the end of a run whose bucket does not hold what it put or found there: a review takes days, and buckets expire objects. Before
+// published bytes were replaced that is a refusal, which closes the run.
+func (r *Run) lost(n *Node, what string) error {
+	switch {
+	case n.committed():
+		return fmt.Errorf("%s: put that right and resume, or `snapfw cancel %s --force --reason \"…\"` and release again at once", what, r.ID)
+	case n.Proposed != nil && n.Reviewed == nil:
+		what += ", so its proposal is withdrawn"
+	}
+	return &RefusedError{what + "; nothing was published by this run, and it is closed: release again"}
 }
 
 func (r *Run) staged(ctx context.Context, n *Node, name string) ([]core.Upload, error) {
@@ -214,6 +263,7 @@ func (r *Run) sendChanges(ctx context.Context, n *Node) error {
 	began := r.Clock.Now()
 	var sent *core.Sent
 	if len(some) > 0 {
+		n.there = nil
 		m, err := r.machine(ctx, n)
 		if err != nil {
 			return err

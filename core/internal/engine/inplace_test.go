@@ -457,3 +457,43 @@ func TestWhatIsNotNamedGoesAfterTheGracePeriod(t *testing.T) {
 		t.Error("what is named is gone")
 	}
 }
+
+// A run that can't get on is tried again and again by a schedule: people are told once a reason, with the judge's report.
+func TestAStuckRunIsToldOnceAReason(t *testing.T) {
+	w := newWorld("node0")
+	w.desk = &desk{merges: true}
+	tries := 0
+	why := "503 of request %d at 10:11:%02d, id 7F3A%012d"
+	w.refuse = func(key string) error {
+		if key != listKey {
+			return nil
+		}
+		tries++
+		return fmt.Errorf(why, tries, tries, tries)
+	}
+	p := w.process(0)
+	out, err := p.release(p.listDeps(""), core.Intent{})
+	if err != nil || out.Exit != ExitFailed || out.Closed {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	if len(p.news) != 1 || p.news[0].Kind != NewsFailed || p.news[0].Report == "" {
+		t.Fatalf("told %+v", p.news)
+	}
+	again := func() []News {
+		t.Helper()
+		p := w.process(0)
+		if out, err := CarryOn(p.ctx, p.listDeps(""), "chain"); err != nil || out.Exit != ExitFailed || out.Closed {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		return p.news
+	}
+	for range 2 {
+		if news := again(); len(news) > 0 {
+			t.Errorf("told again %+v", news)
+		}
+	}
+	why = "403 Forbidden %d %d %d"
+	if news := again(); len(news) != 1 {
+		t.Errorf("another reason, and told %+v", news)
+	}
+}

@@ -93,7 +93,7 @@ func (r *Run) verdict(ctx context.Context, n *Node, list []byte) error {
 	same := true // what is published is what it was when this was forced
 	if n.Reviewed != nil {
 		// Once bytes were replaced there is no way back: no other list fits them.
-		same, j.Over = j.Over == n.Judged.Over || n.Replaced, n.Judged.Over
+		same, j.Over = j.Over == n.Judged.Over || n.committed(), n.Judged.Over
 	}
 	if in := r.state.Begun.Intent; !v.Safe && in.Force && same {
 		j.Forced = in.Reason

@@ -25,7 +25,7 @@ func (r *Run) promote(ctx context.Context) error {
 	ready := r.nodes(func(n *Node) bool { return n.Proved })
 	this := move{name: "point consumers at it"}
 	if r.Settings.AllOrNothing && len(ready) < len(r.state.Nodes) {
-		if open := r.nodes(func(n *Node) bool { return n.Captured && !n.Proved }); len(open) > 0 {
+		if slices.ContainsFunc(r.state.Nodes, func(n *Node) bool { return n.Captured && !n.Proved && n.Failed == nil }) {
 			return nil // they may still get through, when the run is carried on
 		}
 		for _, n := range ready {
@@ -146,7 +146,11 @@ func (r *Run) prune(ctx context.Context) error {
 	}
 	for _, n := range r.nodes(func(n *Node) bool { return n.Promoted && !n.Pruned }) {
 		if err := r.pruneSeries(ctx, n); err != nil {
-			if nerr := r.note(n.Name, "old snapshots were not deleted: %v", err); nerr != nil {
+			what := "old snapshots were not deleted"
+			if n.inPlace() {
+				what = "what nobody names was not deleted"
+			}
+			if nerr := r.note(n.Name, "%s: %v", what, err); nerr != nil {
 				return nerr
 			}
 			continue

@@ -49,40 +49,6 @@ func (r *Run) seal(ctx context.Context, n *Node) error {
 // publishes tells whether this run publishes anything.
 func (r *Run) publishes() bool { return r.Settings.Publish && r.Sink != nil }
 
-// preflight copies a probe file with the real upload command, from the node's machine, reads it
-// back and deletes it: a missing program or a wrong credential shows before a node is stopped.
-func (r *Run) preflight(ctx context.Context, n *Node) error {
-	if !r.publishes() || n.Captured {
-		return nil
-	}
-	dir := path.Join(path.Dir(n.Plan.Data), "probe")
-	prefix := path.Join(path.Dir(n.Plan.Publish.Pointer), ".probe-"+r.ID)
-	const name = "probe.txt"
-	body := []byte("snapfw tries whether it can publish here: " + r.ID + "\n")
-	entry := core.Entry{Name: name, Size: int64(len(body)), Sums: map[string]string{"sha256": manifest.SHA256(body)}}
-	m, err := r.machine(ctx, n)
-	if err != nil {
-		return err
-	}
-	if err := m.Write(ctx, n.Plan.Owner, path.Join(dir, name), bytes.NewReader(body)); err != nil {
-		return fmt.Errorf("write the probe file: %w", err)
-	}
-	if _, err := r.send(ctx, m, n, shipment{what: "preflight", dir: dir, prefix: prefix, uploads: []core.Upload{{Entry: entry}}}); err != nil {
-		return fmt.Errorf("try sink %s from %s: %w", r.Sink.Name, m, err)
-	}
-	got, _, err := r.Sink.Get(ctx, r.Sink.Target, prefix+"/"+name)
-	if err != nil {
-		return fmt.Errorf("try sink %s: read the probe file back: %w", r.Sink.Name, err)
-	}
-	if !bytes.Equal(got, body) {
-		return fmt.Errorf("try sink %s: the probe file came back with %d other bytes; is another storage mounted there?", r.Sink.Name, len(got))
-	}
-	if err := r.Sink.Delete(ctx, r.Sink.Target, prefix+"/"+name); err != nil {
-		return fmt.Errorf("try sink %s: delete the probe file: %w", r.Sink.Name, err)
-	}
-	return nil
-}
-
 // upload copies what the previous snapshot does not hold, and has the storage copy the rest.
 func (r *Run) upload(ctx context.Context, n *Node) error {
 	if !r.publishes() || n.Uploaded != nil {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/snapfw/snapfw/core"
-	"github.com/snapfw/snapfw/core/internal/manifest"
 )
 
 const proveFile = "prove.jsonl"
@@ -47,9 +46,17 @@ func (r *Run) replace(ctx context.Context, n *Node) error {
 		}
 		from := r.stage() + "/" + key
 		if o, ok := parked[from]; !ok || o.Size != u.Size {
-			return fmt.Errorf("%s is gone from the bucket, or another: release again", from)
+			return r.lost(n, from+" is gone from the bucket, or another")
 		}
 		moves, now[key] = append(moves, core.Move{From: from, To: key, Size: u.Size}), u.Entry
+	}
+	if len(moves) > 0 && !n.Replacing {
+		if err := r.whole(ctx, n, now); err != nil {
+			return err
+		}
+		if err := r.fact(factReplacing, n.Name, "", nil); err != nil {
+			return err
+		}
 	}
 	if err := r.move(ctx, n, moves); err != nil {
 		return err
@@ -74,6 +81,7 @@ func (r *Run) move(ctx context.Context, n *Node, moves []core.Move) error {
 	if len(moves) == 0 {
 		return nil
 	}
+	n.there = nil
 	copier, ok := r.Sink.Sink.(core.Copier)
 	if !ok {
 		return fmt.Errorf("sink %s can't copy inside the storage: %w", r.Sink.Name, core.ErrUnsupported)
@@ -142,8 +150,8 @@ func (r *Run) proveChanges(ctx context.Context, n *Node) error {
 	return r.fact(factProved, n.Name, "", nil)
 }
 
-// promoteList is the commit of a release: one Put of the list, only over the list that was judged. Then
-// what consumers read is read back.
+// promoteList is the commit of a release: one Put of the list, only over the list that was judged, and only if the
+// storage holds all that it names. Then what consumers read is read back.
 func (r *Run) promoteList(ctx context.Context, n *Node) error {
 	list, err := r.kept(ctx, n, stagedList)
 	if err != nil {
@@ -155,6 +163,9 @@ func (r *Run) promoteList(ctx context.Context, n *Node) error {
 		return err
 	}
 	if !bytes.Equal(now, list) {
+		if err := r.whole(ctx, n, nil); err != nil {
+			return err
+		}
 		if err := r.putList(ctx, s, key, list, o); err != nil {
 			return err
 		}
@@ -194,143 +205,11 @@ func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o c
 	return err
 }
 
-// tidy marks what is no longer named, deletes what was not named for longer than the grace period, makes
-// young what the storage would expire, and empties the stage.
-func (r *Run) tidy(ctx context.Context, n *Node) error {
-	all, err := r.staged(ctx, n, stagedAll)
-	if err != nil {
-		return err
-	}
-	known, err := r.remembered(ctx, n)
-	if err != nil {
-		return err
-	}
-	named := map[string]bool{}
-	for _, u := range all {
-		named[keyOf(n, u.Name)] = true
-	}
-	gone, faded := r.fade(&known, named)
-	if len(gone) > 0 {
-		if err := r.Sink.Delete(ctx, r.Sink.Target, gone...); err != nil {
-			return fmt.Errorf("delete what nobody names: %w", err)
-		}
-		if err := r.purge(ctx, r.Sink, gone); err != nil {
-			return err
-		}
-		if err := r.note(n.Name, "deleted %d objects that were not named for %s: %s", len(gone), r.Settings.Grace, few(gone)); err != nil {
-			return err
-		}
-	}
-	if faded {
-		if err := r.putObjects(ctx, n, known); err != nil {
-			return err
-		}
-	}
-	if err := r.refresh(ctx, n, known, named); err != nil {
-		return err
-	}
-	return r.clearStages(ctx)
-}
-
-// fade updates when keys were last named, and returns the keys whose time is over, and whether anything changed.
-func (r *Run) fade(known *manifest.Objects, named map[string]bool) (gone []string, changed bool) {
-	now := r.Clock.Now().UTC()
-	for _, key := range slices.Sorted(maps.Keys(known.Objects)) {
-		o := known.Objects[key]
-		switch {
-		case named[key] && o.Unnamed != nil:
-			o.Unnamed = nil
-		case !named[key] && o.Unnamed == nil:
-			o.Unnamed = &now
-		case !named[key] && now.Sub(*o.Unnamed) > r.Settings.Grace:
-			gone, changed = append(gone, key), true
-			delete(known.Objects, key)
-			continue
-		default:
-			continue
-		}
-		known.Objects[key], changed = o, true
-	}
-	return gone, changed
-}
-
-// refresh asks the sink to make young what stays: it knows which objects are old enough to be due. Where the oldest is
-// young enough to be left, so are all, and nobody asks for the rest.
-func (r *Run) refresh(ctx context.Context, n *Node, known manifest.Objects, named map[string]bool) error {
-	copier, ok := r.Sink.Sink.(core.Copier)
-	if !ok {
-		return nil
-	}
-	there := n.there
-	if there == nil {
-		var err error
-		if there, err = r.listed(ctx, n); err != nil {
-			return err
-		}
-	}
-	var moves []core.Move
-	oldest := 0
-	for _, key := range slices.Sorted(maps.Keys(named)) {
-		if o, ok := there[key]; ok {
-			moves = append(moves, core.Move{From: key, To: key, Size: o.Size})
-			if o.Modified.Before(there[moves[oldest].To].Modified) {
-				oldest = len(moves) - 1
-			}
-		}
-	}
-	if len(moves) == 0 {
-		return nil
-	}
-	err := r.renew(ctx, copier, moves[oldest:oldest+1])
-	if errors.Is(err, core.ErrUnsupported) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	first := moves[oldest].To
-	now, err := r.list(ctx, first, func(key string) bool { return key == first })
-	if err != nil {
-		return err
-	}
-	if o := now[first]; o.ETag == there[first].ETag && o.Modified.Equal(there[first].Modified) {
-		return nil
-	}
-	if err := r.renew(ctx, copier, moves); err != nil {
-		return err
-	}
-	// A copy onto itself may have another ETag.
-	if there, err = r.listed(ctx, n); err != nil {
-		return err
-	}
-	changed := false
-	for key, k := range known.Objects {
-		if o, ok := there[key]; ok && named[key] && o.Size == k.Size && (o.ETag != k.ETag || !o.Modified.Equal(k.Modified)) {
-			k.ETag, k.Modified = o.ETag, o.Modified
-			known.Objects[key], changed = k, true
-		}
-	}
-	if !changed {
-		return nil
-	}
-	return r.putObjects(ctx, n, known)
-}
-
-// renew has the sink store keys anew that the storage would expire.
-func (r *Run) renew(ctx context.Context, copier core.Copier, moves []core.Move) error {
-	for _, err := range copier.Copy(ctx, r.Sink.Target, moves) {
-		if err != nil {
-			return fmt.Errorf("refresh what stays: %w", err)
-		}
-	}
-	return nil
-}
-
 // clearStages empties the stages of this chain's runs. There is no other one that is open: a newer run
 // supersedes those that wait.
 func (r *Run) clearStages(ctx context.Context) error {
-	// <chain>-20261121-101112-abcd: another chain's name may begin with this one's.
-	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain) + `-[0-9]{8}-[0-9]{6}-[a-z0-9]+/`)
+	// Another chain's name may begin with this one's.
+	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain+"-") + runTime + "/")
 	parked, err := r.list(ctx, stageRoot+"/"+r.state.Begun.Chain+"-", ours.MatchString)
 	if err != nil {
 		return err

@@ -51,6 +51,15 @@ func (r *Run) review(ctx context.Context, n *Node) error {
 		return nil
 	}
 	list, err := r.kept(ctx, n, stagedList)
+	if isRefused(err) && n.Proposed != nil {
+		// What was let through meanwhile can't be withdrawn any more.
+		if a, lerr := r.answer(ctx, n); lerr == nil && a.State == review.Merged {
+			if ferr := r.fact(factReviewed, n.Name, "", Reviewed{By: a.By, Why: a.Why}); ferr != nil {
+				return ferr
+			}
+			list, err = r.kept(ctx, n, stagedList)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -158,6 +167,7 @@ func (r *Run) await(ctx context.Context, n *Node, list []byte) error {
 		if r.Settings.Wait >= 0 {
 			pause = min(pause, left)
 		}
+		n.there = nil // it may be days
 		if err := r.Clock.Sleep(ctx, pause); err != nil {
 			return err
 		}

@@ -13,44 +13,48 @@ import (
 
 // Kinds of fact. A run is what these say; State is nothing but their sum.
 const (
-	factBegun    = "begun"    // Begun: what was asked for
-	factOnward   = "onward"   // another process carries on
-	factNode     = "node"     // core.Node: one that takes part
-	factLooked   = "looked"   // Looked: a driver ran a command to look
-	factStatus   = "status"   // core.Status before anything was touched
-	factPlan     = "plan"     // core.Plan; a later one replaces it
-	factReady    = "ready"    // Prepare is done
-	factArmed    = "armed"    // onhost.GuardState
-	factStopping = "stopping" // the node is about to be stopped
-	factOwed     = "owed"     // Debt: an undo, from the moment before its Do
-	factDoing    = "doing"    // Doing: a job is about to be started
-	factDid      = "did"      // onhost.Result of that job
-	factPaid     = "paid"     // Paid
-	factCaptured = "captured" // the watershed
-	factDisarmed = "disarmed"
-	factUp       = "up"      // Up: the node answered again
-	factHealthy  = "healthy" // … and moves on
-	factUnwell   = "unwell"  // Failure: … or does not
-	factSealed   = "sealed"
-	factJudged   = "judged"   // Judged
-	factChosen   = "chosen"   // Chosen
-	factProposed = "proposed" // review.Opened
-	factParked   = "parked"   // waiting for somebody
-	factApproved = "approved" // Reviewed: by hand
-	factReviewed = "reviewed" // Reviewed
-	factReplaced = "replaced"
-	factStuck    = "stuck"    // Failure: this node can be carried on later
-	factUploaded = "uploaded" // Uploaded
-	factVerified = "verified"
-	factProved   = "proved"
-	factPromoted = "promoted"
-	factPruned   = "pruned"
-	factKept     = "kept"   // the copy stays on the host
-	factFailed   = "failed" // Failure: this node gets no further
-	factSkipped  = "skipped"
-	factReleased = "released"
-	factNote     = "note"   // something that an operator may want to know
-	factClosed   = "closed" // Closed: the run is over
+	factBegun     = "begun"    // Begun: what was asked for
+	factOnward    = "onward"   // another process carries on
+	factNode      = "node"     // core.Node: one that takes part
+	factLooked    = "looked"   // Looked: a driver ran a command to look
+	factStatus    = "status"   // core.Status before anything was touched
+	factPlan      = "plan"     // core.Plan; a later one replaces it
+	factReady     = "ready"    // Prepare is done
+	factArmed     = "armed"    // onhost.GuardState
+	factStopping  = "stopping" // the node is about to be stopped
+	factOwed      = "owed"     // Debt: an undo, from the moment before its Do
+	factDoing     = "doing"    // Doing: a job is about to be started
+	factDid       = "did"      // onhost.Result of that job
+	factPaid      = "paid"     // Paid
+	factCaptured  = "captured" // the watershed
+	factDisarmed  = "disarmed"
+	factUp        = "up"      // Up: the node answered again
+	factHealthy   = "healthy" // … and moves on
+	factUnwell    = "unwell"  // Failure: … or does not
+	factSealed    = "sealed"
+	factJudged    = "judged"    // Judged
+	factChosen    = "chosen"    // Chosen
+	factProposed  = "proposed"  // review.Opened
+	factParked    = "parked"    // waiting for somebody
+	factApproved  = "approved"  // Reviewed: by hand
+	factReviewed  = "reviewed"  // Reviewed
+	factReplacing = "replacing" // bytes under published names are about to be replaced
+	factReplaced  = "replaced"
+	factStuck     = "stuck"    // Failure: this node can be carried on later
+	factTold      = "told"     // string: that this node is stuck, and why
+	factUploaded  = "uploaded" // Uploaded
+	factVerified  = "verified"
+	factProved    = "proved"
+	factPromoted  = "promoted"
+	factPruned    = "pruned"
+	factAging     = "aging"  // Failure: what is published was not made young
+	factYoung     = "young"  // … and then it was
+	factKept      = "kept"   // the copy stays on the host
+	factFailed    = "failed" // Failure: this node gets no further
+	factSkipped   = "skipped"
+	factReleased  = "released"
+	factNote      = "note"   // something that an operator may want to know
+	factClosed    = "closed" // Closed: the run is over
 )
 
 // Begun is what was asked for.
@@ -148,8 +152,12 @@ type State struct {
 type Node struct {
 	core.Node
 	there      map[string]core.Object // what the bucket held when it was listed last, by this process; no fact tells it
-	proposal   *proposal              // read and rendered by this process
-	back       chan struct{}          // closed when it came back, or did not; nil where this process did not stop it
+	listedAt   time.Time
+	young      chan struct{} // closed when what was published is young, or could not be made so
+	aged       bool          // Aging is of this process
+	proposal   *proposal     // read and rendered by this process
+	halted     bool          // it gets no further in this process
+	back       chan struct{} // closed when it came back, or did not; nil where this process did not stop it
 	Before     *core.Status
 	Plan       *core.Plan
 	Plans      int
@@ -176,12 +184,15 @@ type Node struct {
 	Parks      int  // how often it was
 	Approved   *Reviewed
 	Reviewed   *Reviewed
+	Replacing  bool
 	Replaced   bool
 	Stuck      *Failure // why it got no further in the process that was last
+	Told       string   // why it was stuck, as people were told last
 	Proved     bool
 	Promoted   bool
 	Pruned     bool
-	Stays      bool // the copy stays on the host
+	Aging      *Failure // why what is published was not made young
+	Stays      bool     // the copy stays on the host
 	Released   bool
 	Failed     *Failure
 	Skipped    string
@@ -218,6 +229,11 @@ func (n *Node) Owes(phase string) bool {
 // stop is up, even where an undo could not be paid: it may never have stopped.
 func (n *Node) Down() bool {
 	return n.Up == nil && (n.Owes(phaseFreeze) || !n.Stopped.IsZero())
+}
+
+// committed tells whether bytes under published names may have been replaced: there is no way back, only on.
+func (n *Node) committed() bool {
+	return n.Replacing || n.Replaced && n.Chosen != nil && n.Chosen.Replaced > 0
 }
 
 // Fold makes a State of facts.
@@ -360,6 +376,8 @@ func (n *Node) add(f journal.Fact) error {
 	case factReviewed:
 		n.Parked, n.Reviewed = false, new(Reviewed)
 		return decode(f, n.Reviewed)
+	case factReplacing:
+		n.Replacing = true
 	case factReplaced:
 		n.Replaced = true
 	case factStuck:
@@ -368,6 +386,8 @@ func (n *Node) add(f journal.Fact) error {
 		}
 		n.Stuck = new(Failure)
 		return decode(f, n.Stuck)
+	case factTold:
+		return decode(f, &n.Told)
 	case factUploaded:
 		n.Uploaded = new(Uploaded)
 		return decode(f, n.Uploaded)
@@ -381,6 +401,11 @@ func (n *Node) add(f journal.Fact) error {
 		n.Proved = true
 	case factPromoted:
 		n.Promoted = true
+	case factAging:
+		n.Aging = new(Failure)
+		return decode(f, n.Aging)
+	case factYoung:
+		n.Aging = nil
 	case factPruned:
 		n.Pruned = true
 	case factReleased:

@@ -176,9 +176,12 @@ func (r *Run) jobID(n *Node, step string) string {
 	return path.Join(r.ID, n.Name, slug(step), fmt.Sprint(attempt))
 }
 
-// verdict makes an error of how a job ended. The last words of its standard error are its reason.
+const maxReason = 600 // bytes
+
+// verdict makes an error of how a job ended. The last words of its standard error are its reason; of a verb that decides,
+// its last line, and that from its beginning.
 func verdict(job onhost.Job, res onhost.Result) error {
-	said := strings.TrimSpace(tailOf(res.Stderr, 600))
+	said := strings.TrimSpace(tailOf(res.Stderr, maxReason))
 	name := clip(strings.Join(job.Argv, " "), 100)
 	switch {
 	case res.Err != "":
@@ -194,9 +197,9 @@ func verdict(job onhost.Job, res onhost.Result) error {
 	case res.Exit == core.ExitDone:
 		return nil
 	case res.Exit == core.ExitRefused:
-		return &RefusedError{lastLine(said, "refused")}
+		return &RefusedError{clip(lastLine(res.Stderr, "refused"), maxReason)}
 	case res.Exit == core.ExitAgain:
-		return fmt.Errorf("%s: %w", lastLine(said, name), errAgain)
+		return fmt.Errorf("%s: %w", clip(lastLine(res.Stderr, name), maxReason), errAgain)
 	case said == "":
 		return fmt.Errorf("%s: exit code %d and no word", name, res.Exit)
 	}

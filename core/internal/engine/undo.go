@@ -375,10 +375,19 @@ func (r *Run) unwell(ctx context.Context, n *Node, why error, after time.Duratio
 	return r.fact(factUnwell, n.Name, "", f)
 }
 
-// Cancel closes a run for good: nodes are given back, copies are dropped, nothing is promoted.
-func (r *Run) Cancel(ctx context.Context, reason string) Outcome {
+// Cancel closes a run for good: nodes are given back, copies are dropped, nothing is promoted. One that has replaced
+// published bytes is not closed, unless it is forced: until it is through, no list fits what is published.
+func (r *Run) Cancel(ctx context.Context, reason string, force bool) Outcome {
 	defer r.journal.Close()
 	r.ctx = ctx
+	for _, n := range r.state.Nodes {
+		if n.committed() && !n.Promoted && n.Failed == nil && !force {
+			r.unlock()
+			return Outcome{Exit: ExitRefused, Err: &RefusedError{fmt.Sprintf(
+				"run %s has begun to replace published files, and the published list does not fit them until it is through: `snapfw resume %s` carries on. "+
+					"If it can't get through, `snapfw cancel %s --force --reason \"…\"` gives it up; release again at once then", r.ID, r.ID, r.ID)}}
+		}
+	}
 	err := r.leftBehind(ctx)
 	if err == nil {
 		for _, n := range r.nodes(func(n *Node) bool { return !n.Promoted }) {

@@ -32,12 +32,14 @@ type world struct {
 	disk     map[string][]byte
 	hosts    map[string]*scriptedHost
 	bucket   map[string][]byte
-	broken   []string // rules that were broken, whoever noticed
-	chain    string   // who holds the chain's lock
+	stored   map[string]time.Time // when an object was stored; where that is not said: now
+	broken   []string             // rules that were broken, whoever noticed
+	chain    string               // who holds the chain's lock
 	refuse   func(key string) error
-	stopExit map[string][]int // exit codes of the next stops, by node
-	failures map[string]int   // how often a verb still fails, by "node verb"
-	desk     *desk            // of a chain with a list
+	stopExit map[string][]int  // exit codes of the next stops, by node
+	failures map[string]int    // how often a verb still fails, by "node verb"
+	refusals map[string]string // what a verb that refuses says, by "node verb"
+	desk     *desk             // of a chain with a list
 }
 
 type scriptedHost struct {
@@ -58,7 +60,7 @@ type scriptedHost struct {
 func newWorld(nodes ...string) *world {
 	w := &world{
 		now: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC), disk: map[string][]byte{}, hosts: map[string]*scriptedHost{},
-		bucket: map[string][]byte{}, stopExit: map[string][]int{}, failures: map[string]int{},
+		bucket: map[string][]byte{}, stopExit: map[string][]int{}, failures: map[string]int{}, refusals: map[string]string{},
 	}
 	for _, n := range nodes {
 		w.hosts[n] = &scriptedHost{
@@ -151,6 +153,10 @@ func (h *scriptedHost) verb(w *world, job onhost.Job) onhost.Result {
 	if n := w.failures[h.node+" "+verb]; n > 0 {
 		w.failures[h.node+" "+verb] = n - 1
 		res.Exit, res.Stderr = 1, "scripted failure of "+verb
+		return res
+	}
+	if words := w.refusals[h.node+" "+verb]; words != "" {
+		res.Exit, res.Stderr = core.ExitRefused, words
 		return res
 	}
 	switch verb {
@@ -493,7 +499,11 @@ func (b bucket) List(_ context.Context, _ core.Target, prefix string) iter.Seq2[
 		err := b.touch(func() {
 			for key, body := range b.w.bucket {
 				if strings.HasPrefix(key, prefix) {
-					some = append(some, core.Object{Key: key, Size: int64(len(body)), ETag: manifest.SHA256(body), Modified: b.w.now})
+					at, said := b.w.stored[key]
+					if !said {
+						at = b.w.now
+					}
+					some = append(some, core.Object{Key: key, Size: int64(len(body)), ETag: manifest.SHA256(body), Modified: at})
 				}
 			}
 		})

@@ -22,7 +22,8 @@ type Objects struct {
 	Objects map[string]Remembered `json:"objects"` // by key
 }
 
-// Remembered is one object. Unnamed is when its key was first no longer published.
+// Remembered is one object. Unnamed is when its key was first no longer published, or not published yet. One with neither
+// ETag nor Modified was about to be sent, and nobody saw it arrive.
 type Remembered struct {
 	Size     int64             `json:"size"`
 	ETag     string            `json:"etag,omitempty"` // "" where the storage has none: then Modified tells
@@ -73,12 +74,12 @@ func (o Objects) check() error {
 // same sum (a .torrent has a date) is not compared by its size.
 func (o Objects) Holds(e core.Entry, listed core.Object) bool {
 	r, ok := o.Objects[listed.Key]
-	return ok && r.is(listed) && SameSums(r.Sums, e.Sums)
+	return ok && r.Is(listed) && SameSums(r.Sums, e.Sums)
 }
 
-// is tells whether a listed object is the one that is remembered.
-func (r Remembered) is(o core.Object) bool {
-	return r.Size == o.Size && r.ETag == o.ETag && (r.ETag != "" || r.Modified.Equal(o.Modified))
+// Is tells whether a listed object is the one that is remembered. One that nobody saw arrive never is.
+func (r Remembered) Is(o core.Object) bool {
+	return r.Size == o.Size && r.ETag == o.ETag && (r.ETag != "" || !r.Modified.IsZero() && r.Modified.Equal(o.Modified))
 }
 
 // SameSums tells whether two sets of sums have one in common and none that differs.
