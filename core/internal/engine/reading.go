@@ -26,13 +26,17 @@ func (k *readings) keep(kind, sum string, value any) {
 	k.got[kind+" "+sum] = value
 }
 
+// find returns what is remembered of a document, or nil.
+func (k *readings) find(kind, sum string) any {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.got[kind+" "+sum]
+}
+
 // reading parses a document, unless this process did. Its value is shared, so nobody writes to it.
 func reading[T any](k *readings, kind string, body []byte, parse func() (T, error)) (T, error) {
 	sum := manifest.SHA256(body)
-	k.mu.Lock()
-	was, ok := k.got[kind+" "+sum].(T)
-	k.mu.Unlock()
-	if ok {
+	if was, ok := k.find(kind, sum).(T); ok {
 		return was, nil
 	}
 	value, err := parse()
