@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/snapfw/snapfw/core"
 )
@@ -127,9 +126,7 @@ func (e scene) still(p *core.Plan, steps ...core.Step) {
 		p.Prepare = append(p.Prepare, e.erigonIsThere())
 	}
 	if uses("--integration") {
-		p.Prepare = append(p.Prepare, core.Step{Name: "see that integration is there", Do: core.Command{
-			Argv: []string{e.Programs.Integration, "--help"}, User: e.Owner, Timeout: time.Minute, Grace: commandGrace,
-		}})
+		p.Prepare = append(p.Prepare, e.there("integration is there", e.Programs.Integration))
 	}
 	p.Freeze, p.Capture = e.freeze(), steps
 }

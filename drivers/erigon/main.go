@@ -24,6 +24,7 @@ func main() {
 	plugin.ServeChain(driver{},
 		plugin.Verb{Name: "launch", Usage: "save|stop|gone|start|status|flags --datadir DIR …  stop and start an erigon that nobody else looks after", Run: launchVerb},
 		plugin.Verb{Name: "container", Usage: containerUsage, Run: containerVerb},
+		plugin.Verb{Name: "has", Usage: hasUsage, Run: hasVerb},
 		plugin.Verb{Name: "retire", Usage: retireUsage, Run: retireVerb},
 		plugin.Verb{Name: "index", Usage: indexUsage, Run: indexVerb},
 		plugin.Verb{Name: "clear-indexes", Usage: clearIndexesUsage, Run: clearIndexesVerb},

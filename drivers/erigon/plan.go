@@ -247,9 +247,14 @@ func (e scene) saveLaunch() []core.Step {
 
 // erigonIsThere finds a program that is missing while the node still runs.
 func (e scene) erigonIsThere() core.Step {
-	return core.Step{Name: "see that erigon's commands are there", Do: core.Command{
-		Argv: []string{e.Programs.Erigon, "seg", "--help"}, User: e.Owner, Timeout: time.Minute, Grace: commandGrace,
-	}}
+	return e.there("erigon's commands are there", e.Programs.Erigon, "seg")
+}
+
+// there is a step that wants a program to know a command.
+func (e scene) there(what string, program ...string) core.Step {
+	c := e.own(append([]string{"has"}, program...)...)
+	c.Timeout = time.Minute
+	return core.Step{Name: "see that " + what, Do: c}
 }
 
 // freeze stops Erigon with patience. Where it is down already nothing is stopped, and nothing will be started.
