@@ -38,7 +38,8 @@ var traps = []trap{
 	{"19104 S#1092 23019", "two versions of one range were published", []string{
 		"TestJudge: two versions of one range", "TestCheckRules: two-versions", "TestBadDatadir: two versions", "TestRealChanges: two versions of every accounts index"}},
 	{"21688", "old big files expired", []string{
-		"TestWhatStaysIsMadeYoungInTime: made young", "TestWhatIsGoneIsSentAgain: expired", "TestManyStay: two are old"}},
+		"TestWhatStaysIsMadeYoungInTime: made young", "TestWhatIsGoneIsSentAgain: expired", "TestManyStay: two are old",
+		"TestARefusedReleaseKeepsWhatIsPublishedYoung: refuse", "TestNoListNamesWhatExpired: headers.seg", "TestWhatIsNotKeptYoungIsTold: told"}},
 	{"21020", "a fixed name was published anew and the CDN kept the old bytes", []string{
 		"TestProveFinds: erigon issue 21020", "TestPurgeForgets: purge", "TestJudgeExplainsHashes: purged", "TestCacheIsNotPurged: purge"}},
 	{"19883", "the CDN failed on byte ranges of one large object", []string{"TestProveFinds: old and new ranges", "TestSamplePieces: pieces"}},
@@ -49,7 +50,7 @@ var traps = []trap{
 		"TestCheckRules: .kv.part", "TestLiveDeclines: part", "TestJudgeFlags: downloader, said", "TestUnfit: moved aside by the downloader",
 		"drivers/erigon/tool_files.go: Erigon's downloader never makes a torrent"}},
 	{"17664", "other bytes of the same size were not looked at", []string{
-		"TestStaleTorrents: made again, of the same size", "sinks/r2/sending.go: Size alone never says so", "core/internal/manifest/objects.go: A size alone never says so"}},
+		"TestStaleTorrents: made again, of the same size", "sinks/r2/same.go: Size alone never says so", "core/internal/manifest/objects.go: A size alone never says so"}},
 	{"16532", "truncated files", []string{"TestCheckRules: truncated", "TestChangesMeanwhile: cut", "TestProveFinds: shorter object", "TestBucketLies: bytes instead of"}},
 	{"17589 18162 18601", "--verify of the downloader exits with 0, or never", []string{"TestOwnHashingNotVerify: verify-lies", "TestDamage: full"}},
 	{"20714", "checks that ran out of their budget count as passed", []string{
@@ -71,7 +72,7 @@ var traps = []trap{
 	{"18677", "a chain without rcache can't pass", []string{"TestCheckSkips: no rcache yet", "TestToolFalseGreens: skipped by order", "TestToolExcuse: excuse"}},
 	{"S#329 S#428 S#430 S#201", "caplin without torrents, a stale branch, changes that nobody explained", []string{
 		"TestCheckEveryFileMatters: torrentExt", "TestGitHubSupersedes: Superseded by", "TestJudgeExplainsHashes: is not explained by"}},
-	{"9750", "the ETag of an object in parts is no MD5", []string{"TestComposite: composite", "sinks/r2/sending.go: the ETag of an object made of parts is no MD5 of it"}},
+	{"9750", "the ETag of an object in parts is no MD5", []string{"TestComposite: composite", "sinks/r2/same.go: its ETag is the MD5 sum of its content or, where it was sent in"}},
 	{"bsc#729 bsc#593 bsc#510", "a listed name without its data or torrent", []string{
 		"TestReleaseWithAReviewOnGitHub: w.whole()", "TestBucketLies: is missing", "TestKilledWhileItPublishes: upload", "TestRealClient: torrent"}},
 }
