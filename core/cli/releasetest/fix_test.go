@@ -208,7 +208,7 @@ func TestFixTellsBeforehand(t *testing.T) {
 	if err := os.WriteFile(w.path("other", "mine"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w.fix(1, "is not empty", "backup", "--into", w.path("other"))
+	w.fix(3, "is not empty", "backup", "--into", w.path("other"))
 	w.restarted(pid)
 	if _, err := os.Stat(w.path("other", "mine")); err != nil {
 		t.Errorf("a folder of somebody's was dropped with a backup that failed: %v", err)
@@ -289,7 +289,7 @@ func TestFixFiles(t *testing.T) {
 
 	// Erigon's own checks: those that are asked for, and one that fails.
 	w.fix(0, "2 checks passed: Blocks HeaderNoGaps", "integrity", "--check", "Blocks,HeaderNoGaps")
-	w.fix(1, "has no check Nonsense", "integrity", "--check", "Nonsense")
+	w.fix(3, "has no check Nonsense", "integrity", "--check", "Nonsense")
 	w.behave("integrity-fails=InvertedIndex")
 	w.fix(1, "InvertedIndex: told to fail", "integrity")
 	w.behave("budget")
@@ -364,7 +364,7 @@ func TestFixRestores(t *testing.T) {
 	body[len(body)/2] ^= 1
 	w.write(damaged[0], string(body))
 	w.remove(damaged[1])
-	w.fix(1, "headers", "integrity")
+	w.fix(3, "headers", "integrity")
 	w.well()
 	w.fix(3, "is not in the published list", "restore", "domain/v2.0-accounts.0-65.kv")
 	r := w.fix(0, "is in place", append([]string{"restore"}, damaged...)...)

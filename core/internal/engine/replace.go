@@ -54,7 +54,7 @@ func (r *Run) replace(ctx context.Context, n *Node) error {
 		if err := r.whole(ctx, n, now); err != nil {
 			return err
 		}
-		if err := r.fact(factReplacing, n.Name, "", nil); err != nil {
+		if err := r.fact(factMoving, n.Name, "", nil); err != nil {
 			return err
 		}
 	}

@@ -13,48 +13,48 @@ import (
 
 // Kinds of fact. A run is what these say; State is nothing but their sum.
 const (
-	factBegun     = "begun"    // Begun: what was asked for
-	factOnward    = "onward"   // another process carries on
-	factNode      = "node"     // core.Node: one that takes part
-	factLooked    = "looked"   // Looked: a driver ran a command to look
-	factStatus    = "status"   // core.Status before anything was touched
-	factPlan      = "plan"     // core.Plan; a later one replaces it
-	factReady     = "ready"    // Prepare is done
-	factArmed     = "armed"    // onhost.GuardState
-	factStopping  = "stopping" // the node is about to be stopped
-	factOwed      = "owed"     // Debt: an undo, from the moment before its Do
-	factDoing     = "doing"    // Doing: a job is about to be started
-	factDid       = "did"      // onhost.Result of that job
-	factPaid      = "paid"     // Paid
-	factCaptured  = "captured" // the watershed
-	factDisarmed  = "disarmed"
-	factUp        = "up"      // Up: the node answered again
-	factHealthy   = "healthy" // … and moves on
-	factUnwell    = "unwell"  // Failure: … or does not
-	factSealed    = "sealed"
-	factJudged    = "judged"    // Judged
-	factChosen    = "chosen"    // Chosen
-	factProposed  = "proposed"  // review.Opened
-	factParked    = "parked"    // waiting for somebody
-	factApproved  = "approved"  // Reviewed: by hand
-	factReviewed  = "reviewed"  // Reviewed
-	factReplacing = "replacing" // bytes under published names are about to be replaced
-	factReplaced  = "replaced"
-	factStuck     = "stuck"    // Failure: this node can be carried on later
-	factTold      = "told"     // string: that this node is stuck, and why
-	factUploaded  = "uploaded" // Uploaded
-	factVerified  = "verified"
-	factProved    = "proved"
-	factPromoted  = "promoted"
-	factPruned    = "pruned"
-	factAging     = "aging"  // Failure: what is published was not made young
-	factYoung     = "young"  // … and then it was
-	factKept      = "kept"   // the copy stays on the host
-	factFailed    = "failed" // Failure: this node gets no further
-	factSkipped   = "skipped"
-	factReleased  = "released"
-	factNote      = "note"   // something that an operator may want to know
-	factClosed    = "closed" // Closed: the run is over
+	factBegun    = "begun"    // Begun: what was asked for
+	factOnward   = "onward"   // another process carries on
+	factNode     = "node"     // core.Node: one that takes part
+	factLooked   = "looked"   // Looked: a driver ran a command to look
+	factStatus   = "status"   // core.Status before anything was touched
+	factPlan     = "plan"     // core.Plan; a later one replaces it
+	factReady    = "ready"    // Prepare is done
+	factArmed    = "armed"    // onhost.GuardState
+	factStopping = "stopping" // the node is about to be stopped
+	factOwed     = "owed"     // Debt: an undo, from the moment before its Do
+	factDoing    = "doing"    // Doing: a job is about to be started
+	factDid      = "did"      // onhost.Result of that job
+	factPaid     = "paid"     // Paid
+	factCaptured = "captured" // the watershed
+	factDisarmed = "disarmed"
+	factUp       = "up"      // Up: the node answered again
+	factHealthy  = "healthy" // … and moves on
+	factUnwell   = "unwell"  // Failure: … or does not
+	factSealed   = "sealed"
+	factJudged   = "judged"   // Judged
+	factChosen   = "chosen"   // Chosen
+	factProposed = "proposed" // review.Opened
+	factParked   = "parked"   // waiting for somebody
+	factApproved = "approved" // Reviewed: by hand
+	factReviewed = "reviewed" // Reviewed
+	factMoving   = "moving"   // bytes under published names are about to be replaced
+	factReplaced = "replaced"
+	factStuck    = "stuck"    // Failure: this node can be carried on later
+	factTold     = "told"     // string: that this node is stuck, and why
+	factUploaded = "uploaded" // Uploaded
+	factVerified = "verified"
+	factProved   = "proved"
+	factPromoted = "promoted"
+	factPruned   = "pruned"
+	factAging    = "aging"  // Failure: what is published was not made young
+	factYoung    = "young"  // … and then it was
+	factKept     = "kept"   // the copy stays on the host
+	factFailed   = "failed" // Failure: this node gets no further
+	factSkipped  = "skipped"
+	factReleased = "released"
+	factNote     = "note"   // something that an operator may want to know
+	factClosed   = "closed" // Closed: the run is over
 )
 
 // Begun is what was asked for.
@@ -376,7 +376,7 @@ func (n *Node) add(f journal.Fact) error {
 	case factReviewed:
 		n.Parked, n.Reviewed = false, new(Reviewed)
 		return decode(f, n.Reviewed)
-	case factReplacing:
+	case factMoving:
 		n.Replacing = true
 	case factReplaced:
 		n.Replaced = true

@@ -92,19 +92,20 @@ func (r *Run) tidy(ctx context.Context, n *Node) error {
 	for _, u := range all {
 		named[keyOf(n, u.Name)] = true
 	}
-	if err := r.stayYoung(ctx, n, named); err != nil {
-		return err
+	known, _, err := r.holds(ctx, n)
+	if yerr := r.stayYoung(ctx, n, known, named, err); yerr != nil || err != nil {
+		return errors.Join(err, yerr)
 	}
-	return errors.Join(r.sweep(ctx, n, named), r.clearStages(ctx))
+	return errors.Join(r.sweep(ctx, n, known, named), r.clearStages(ctx))
 }
 
-// stayYoung makes young what is published from now on. That it can't is told, and no error: the list is published.
-func (r *Run) stayYoung(ctx context.Context, n *Node, named map[string]bool) error {
+// stayYoung makes young what is published from now on; err is why it can't even be looked at. That it can't is told, and
+// no error: the list is published.
+func (r *Run) stayYoung(ctx context.Context, n *Node, known manifest.Objects, named map[string]bool, err error) error {
 	copier, ok := r.Sink.Sink.(core.Copier)
 	if !ok {
 		return nil
 	}
-	known, _, err := r.holds(ctx, n)
 	if err == nil {
 		err = r.refresh(ctx, n, copier, known, named)
 	}
@@ -120,11 +121,7 @@ func (r *Run) stayYoung(ctx context.Context, n *Node, named map[string]bool) err
 }
 
 // sweep marks what is no longer named, and deletes what was not named for longer than the grace period.
-func (r *Run) sweep(ctx context.Context, n *Node, named map[string]bool) error {
-	known, err := r.remembered(ctx, n)
-	if err != nil {
-		return err
-	}
+func (r *Run) sweep(ctx context.Context, n *Node, known manifest.Objects, named map[string]bool) error {
 	gone, faded := r.fade(&known, named)
 	if len(gone) > 0 {
 		if err := r.Sink.Delete(ctx, r.Sink.Target, gone...); err != nil {
