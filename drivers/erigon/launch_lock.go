@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/snapfw/snapfw/drivers/proclocks"
 )
 
 // declined is why something must not be done. A verb ends with code 3 then.
@@ -60,17 +61,17 @@ func lockHolder(datadir string) (*process, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("look at the datadir's LOCK: %w", err)
 	}
-	table, err := os.ReadFile("/proc/locks")
+	held, err := proclocks.Of(&lock)
 	if err != nil {
-		return nil, fmt.Errorf("read the table of locks: %w", err)
+		return nil, err
 	}
-	for _, l := range locksOf(table, lock.Ino) {
-		p := process{l.pid, startOf(l.pid)}
-		open, known := hasOpen(l.pid, &lock)
+	for _, l := range held {
+		p := process{l.PID, startOf(l.PID)}
+		open, known := hasOpen(l.PID, &lock)
 		switch {
 		case open:
 			return &p, nil
-		case known && p.Start != 0 && l.dev != deviceOf(lock.Dev):
+		case known && p.Start != 0 && l.Dev != deviceOf(lock.Dev):
 			continue // the same number in another file system
 		case !known && p.Start != 0:
 			return &p, nil // of another user
@@ -79,39 +80,11 @@ func lockHolder(datadir string) (*process, error) {
 		if heir := whoHasOpen(&lock); heir != nil {
 			return heir, nil
 		}
-		if l.dev == deviceOf(lock.Dev) {
+		if l.Dev == deviceOf(lock.Dev) {
 			return &process{}, nil
 		}
 	}
 	return nil, nil
-}
-
-// heldLock is a line of /proc/locks.
-type heldLock struct {
-	pid int
-	dev string // "fe:00"
-}
-
-// locksOf finds who holds an flock on an inode:
-//
-//	1: FLOCK  ADVISORY  WRITE 3412 fe:00:1835041 0 EOF
-//
-// A line of one who waits has "->" before FLOCK. On some file systems the device is not stat's.
-func locksOf(table []byte, inode uint64) []heldLock {
-	var held []heldLock
-	suffix := []byte(":" + strconv.FormatUint(inode, 10))
-	for line := range bytes.SplitSeq(table, []byte("\n")) {
-		f := bytes.Fields(line)
-		if len(f) < 6 || string(f[1]) != "FLOCK" || !bytes.HasSuffix(f[5], suffix) {
-			continue
-		}
-		pid, err := strconv.Atoi(string(f[4]))
-		if err != nil {
-			continue
-		}
-		held = append(held, heldLock{pid, string(bytes.TrimSuffix(f[5], suffix))})
-	}
-	return held
 }
 
 func deviceOf(dev uint64) string { return fmt.Sprintf("%02x:%02x", unix.Major(dev), unix.Minor(dev)) }

@@ -432,17 +432,6 @@ func TestMasked(t *testing.T) {
 	}
 }
 
-func FuzzLocks(f *testing.F) {
-	f.Add([]byte("1: FLOCK  ADVISORY  WRITE 3412 fe:00:1835041 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 3413 fe:00:1835041 0 EOF\n"))
-	f.Fuzz(func(t *testing.T, table []byte) {
-		for _, l := range locksOf(table, 1835041) {
-			if !bytes.Contains(table, []byte(l.dev+":1835041")) {
-				t.Errorf("%+v is not in the table", l)
-			}
-		}
-	})
-}
-
 func FuzzMasked(f *testing.F) {
 	f.Add("--http.token", "geheim1", "--x")
 	f.Add("--authrpc.jwtsecret=geheim1", "-nodekeyhex", "geheim2")

@@ -7,6 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/snapfw/snapfw/drivers/proclocks"
 )
 
 // process is one life of a process: its number may be used again, its start is not.
@@ -18,27 +22,23 @@ type process struct {
 // lockHolder returns the process that has the database open, nil if none has. It does not
 // touch the lock: a node that tries it at that moment would die.
 func lockHolder(db string) (*process, error) {
-	lock := find(filepath.Join(db, "LOCK"))
+	path := filepath.Join(db, "LOCK")
+	lock := find(path)
 	if lock.Err != "" {
 		return nil, errors.New(lock.Err)
 	}
-	table, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		return nil, fmt.Errorf("read the table of locks: %w", err)
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("look at the database's LOCK: %w", err)
 	}
-	// "1: FLOCK  ADVISORY  WRITE 3412 08:01:1835041 0 EOF": number, then device and inode. The device
-	// is not stat's on every file system, so it is not compared.
-	suffix := []byte(":" + strconv.FormatUint(lock.Inode, 10))
-	for _, line := range bytes.Split(table, []byte("\n")) {
-		f := bytes.Fields(line)
-		if len(f) < 6 || string(f[1]) != "FLOCK" || string(f[3]) != "WRITE" || !bytes.HasSuffix(f[5], suffix) {
-			continue
+	held, err := proclocks.Of(&st)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range held {
+		if l.Write { // the device is not stat's on every file system, so it is not compared
+			return &process{l.PID, startOf(l.PID)}, nil
 		}
-		pid, err := strconv.Atoi(string(f[4]))
-		if err != nil {
-			return nil, fmt.Errorf("read the table of locks: %w", err)
-		}
-		return &process{pid, startOf(pid)}, nil
 	}
 	return nil, nil
 }
