@@ -44,7 +44,7 @@ func TestBadDatadir(t *testing.T) {
 		says []string
 	}{
 		{"no datadir", 3, setting("datadir", w.path("nothing")), []string{"nothing"}},
-		{"no erigon", 1, setting("programs", table{"erigon": w.path("bin", "missing"), "integration": w.path("bin", "integration")}), []string{"missing"}},
+		{"no erigon", 3, setting("programs", table{"erigon": w.path("bin", "missing"), "integration": w.path("bin", "integration")}), []string{"missing"}},
 		{"a download that did not end", 3, add("v1.1-000112-000113-headers.seg.part", "half"), []string{".part", "stand in the way of a release: v1.1-000112-000113-headers.seg.part", "snapfw fix launch-flags"}},
 		{"a foreign file", 3, add("notes.doc", "mine"), []string{"notes.doc", "move it out of snapshots/"}},
 		{"no bytes", 3, func() func() {
@@ -77,7 +77,7 @@ func TestBadDatadir(t *testing.T) {
 		pid = w.pid()
 	}
 	undo := setting("programs", table{"erigon": w.path("bin", "erigon"), "integration": w.path("bin", "missing")})()
-	w.fix(1, "missing", "rebuild-commitment")
+	w.fix(3, "missing", "rebuild-commitment")
 	undo()
 	if w.pid() != pid {
 		t.Error("the node was stopped for a repair whose program is not there")

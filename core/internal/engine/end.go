@@ -138,6 +138,9 @@ func (r *Run) release(ctx context.Context) error {
 	var errs []error
 	clean := map[core.Addr]bool{}
 	for _, n := range r.state.Nodes {
+		if n.young == nil && r.ctx.Err() == nil { // it did not get that far
+			errs = append(errs, r.keepYoung(ctx, n))
+		}
 		n.grewYoung()
 		if !n.Touched {
 			continue

@@ -52,10 +52,11 @@ var order = []move{
 	{"name the nodes", once, nil, (*Run).name, false, true, nil},
 	{"look at every node", each, (*Run).look, nil, false, true, nil}, // not healthy: refuse, or skip if it is only not now
 	{"lock every node", each, (*Run).lockNode, nil, false, false, nil},
-	{"write the plan down", each, (*Run).plan, nil, false, true, nil},            // `snapfw plan` stops here and prints it
-	{"keep what is published", each, (*Run).keepYoung, nil, false, false, aging}, // before the bucket expires it; it is not waited for
-	{"try every sink", each, (*Run).preflight, nil, false, false, publishing},    // from the hosts, with the real upload command
+	{"write the plan down", each, (*Run).plan, nil, false, true, nil},         // `snapfw plan` stops here and prints it
+	{"try every sink", each, (*Run).preflight, nil, false, false, publishing}, // from the hosts, with the real upload command
 	{"make room", each, (*Run).prepare, nil, false, false, preparing},
+	// Before the bucket expires it. It is not waited for: the bucket is listed while the node is stopped. A run that ends before does it at its end.
+	{"keep what is published", each, (*Run).keepYoung, nil, false, false, aging},
 
 	{"arm the node's own way back", wave, (*Run).arm, nil, false, false, stopping},
 	{"make the data stand still", wave, (*Run).freeze, nil, false, false, stopping},
