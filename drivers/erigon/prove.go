@@ -142,7 +142,7 @@ func (p *proving) reach(ctx context.Context, e core.Entry) error {
 			return fmt.Errorf("nothing answers at %s (%s): see public_url of the sink", p.front.base.Redacted(), why)
 		}
 		pause = min(pause, left)
-		fmt.Fprintf(p.stderr, "nothing answers at %s (%s): asking again in %s\n", p.front.base.Host, why, pause.Round(time.Millisecond))
+		fmt.Fprintf(p.stderr, "no answer of %s yet: asking again in %s\n", p.front.base.Host, pause.Round(time.Millisecond)) // short: it is in the error, too
 		if pauseFor(ctx, pause) != nil {
 			return nil
 		}
