@@ -44,7 +44,7 @@ func findForeign(inv *inventory, found found) {
 		switch f.reason {
 		case reasonLeftover, reasonTorrent, reasonLocal:
 		default:
-			found(f.Name, fmt.Sprintf("%s: move it out of snapshots/ before Erigon makes a torrent of it", f.reason))
+			found(f.Name, fmt.Sprintf("it is no snapshot file (%s): move it out of snapshots/ before Erigon makes a torrent of it", f.reason))
 		}
 	}
 	for _, f := range inv.Files {

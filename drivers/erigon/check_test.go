@@ -415,6 +415,50 @@ func TestCheckVerb(t *testing.T) {
 	}
 }
 
+// TestCheckKeptTorrents: a release makes torrents for its view, so none lies beside the data afterwards.
+func TestCheckKeptTorrents(t *testing.T) {
+	t.Parallel()
+	d := newStandIn(t)
+	view := filepath.Join(d.dir, ".snapfw", "snapshots", "data")
+	if err := os.CopyFS(view, os.DirFS(d.snap)); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) (int, string, string) {
+		var stdout, stderr bytes.Buffer
+		exit := checkVerb(t.Context(), append([]string{"--datadir", d.dir}, args...), &stdout, &stderr)
+		return exit, stdout.String(), stderr.String()
+	}
+	exit, out, _ := run()
+	if exit != 3 || strings.Count(out, "refuse torrent-missing") != findingsOfRule+1 || !strings.Contains(out, "more; --json prints all") {
+		t.Errorf("without torrents: exit %d\n%s", exit, out)
+	}
+	if _, out, _ := run("--json"); strings.Count(out, `"rule":"torrent-missing"`) < 20 {
+		t.Errorf("JSON holds not all of them:\n%s", out)
+	}
+	var errs bytes.Buffer
+	if exit := runTorrents(t.Context(), []string{"--datadir", d.dir, "--snapshots", view}, &errs, &errs); exit != 0 {
+		t.Fatalf("exit %d: %s", exit, &errs)
+	}
+	if exit, out, errs := run(); exit != 0 {
+		t.Errorf("after a release: exit %d\n%s%s", exit, out, errs)
+	}
+	// What changed since, and what was merged away, is told by the same rules.
+	name := filepath.Join(d.snap, "salt-state.txt")
+	if err := os.Chtimes(name, time.Now().Add(time.Hour), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(d.dir, ".snapfw", "torrents", "salt-blocks.txt.torrent")
+	if err := os.WriteFile(kept, []byte("d4:infoi1ee"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	exit, out, _ = run()
+	for _, want := range []string{`refuse torrent-stale "salt-state.txt.torrent"`, `refuse torrent-damaged "salt-blocks.txt.torrent"`} {
+		if exit != 3 || strings.Count(out, "refuse") != 2 || !strings.Contains(out, want) {
+			t.Errorf("exit %d, want %s\n%s", exit, want, out)
+		}
+	}
+}
+
 // TestCheckIsQuick: a real chain's size costs no more than a moment.
 func TestCheckIsQuick(t *testing.T) {
 	var in checkInput

@@ -42,7 +42,45 @@ func walkSnapshots(ctx context.Context, datadir string, torrents bool) (checkInp
 	if err != nil {
 		return in, err
 	}
-	return in, in.read(filepath.Join(datadir, "snapshots"))
+	if err := in.read(filepath.Join(datadir, "snapshots")); err != nil || !torrents {
+		return in, err
+	}
+	return in, in.addKept(filepath.Join(datadir, ".snapfw", "torrents.jsonl"))
+}
+
+// addKept adds the torrents that releases keep for views, where none lies beside the data. Those whose data is gone are forgotten by the next release.
+func (in *checkInput) addKept(sumsFile string) error {
+	root, err := os.OpenRoot(torrentStore(sumsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at the torrents that releases keep: %w", err)
+	}
+	defer root.Close()
+	beside := make(map[string]bool, len(in.Files))
+	for _, f := range in.Files {
+		beside[f.Name] = true
+	}
+	for _, f := range slices.Clone(in.Files) {
+		name := f.Name + torrentExt
+		if beside[name] || parseReason(f.Name) != "" {
+			continue
+		}
+		info, err := root.Lstat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return fmt.Errorf("look at the torrents that releases keep: %w", err)
+		case !info.Mode().IsRegular():
+			continue
+		}
+		kept := checkFile{Name: name, Size: info.Size(), Time: info.ModTime(), Mode: info.Mode()}
+		kept.Torrent, kept.Damage = loadTorrent(root, name, kept.Size)
+		in.Files = append(in.Files, kept)
+	}
+	return nil
 }
 
 // walkLive is walkSnapshots where a node may be merging, which removes files.
@@ -242,6 +280,9 @@ func askTxNum(ctx context.Context, program, datadir string, in checkInput, stder
 	return 0
 }
 
+// findingsOfRule are as many of one rule as are printed for people.
+const findingsOfRule = 3
+
 // printFindings writes findings and returns the verb's exit code. well is said where none refuses.
 func printFindings(all []checkFinding, well string, asJSON bool, stdout, stderr io.Writer) int {
 	out := json.NewEncoder(stdout)
@@ -258,13 +299,10 @@ func printFindings(all []checkFinding, well string, asJSON bool, stdout, stderr 
 				fmt.Fprintln(stderr, err)
 				return 1
 			}
-			continue
 		}
-		fix := ""
-		if f.Fix != "" {
-			fix = "; repair: " + f.Fix
-		}
-		fmt.Fprintf(stdout, "%s %s %q: %s%s\n", f.Severity, f.Rule, f.File, f.Text, fix)
+	}
+	if !asJSON {
+		printForPeople(all, stdout)
 	}
 	if len(bad) > 0 { // one line: a run's error is made of it
 		some := bad[:min(len(bad), 3)]
@@ -277,6 +315,32 @@ func printFindings(all []checkFinding, well string, asJSON bool, stdout, stderr 
 	}
 	fmt.Fprintln(stderr, well+known)
 	return core.ExitDone
+}
+
+// printForPeople writes a line for each finding; of many of one rule it counts those after the first ones.
+func printForPeople(all []checkFinding, stdout io.Writer) {
+	type kind struct {
+		rule string
+		does severity
+	}
+	of, printed := map[kind]int{}, map[kind]int{}
+	for _, f := range all {
+		of[kind{f.Rule, f.Severity}]++
+	}
+	for _, f := range all {
+		k := kind{f.Rule, f.Severity}
+		if printed[k]++; printed[k] > findingsOfRule {
+			if left := of[k] - findingsOfRule; printed[k] == findingsOfRule+1 {
+				fmt.Fprintf(stdout, "%s %s: and %d more; --json prints all\n", f.Severity, f.Rule, left)
+			}
+			continue
+		}
+		fix := ""
+		if f.Fix != "" {
+			fix = "; repair: " + f.Fix
+		}
+		fmt.Fprintf(stdout, "%s %s %q: %s%s\n", f.Severity, f.Rule, f.File, f.Text, fix)
+	}
 }
 
 // brief is a finding that refuses, for an error.

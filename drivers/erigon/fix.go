@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -35,6 +34,11 @@ func intents() (all []core.IntentInfo) {
 
 func arg(name, kind, usage string) core.ArgInfo {
 	return core.ArgInfo{Name: name, Type: kind, Usage: usage}
+}
+
+// misused refuses what was asked for: the command line is wrong, and nothing was begun.
+func misused(in core.Intent, format string, args ...any) error {
+	return core.FieldErrors{{Field: in.Name, Msg: fmt.Sprintf(format, args...)}}
 }
 
 // repair is an intent that may be carried out on a node that is down.
@@ -75,6 +79,9 @@ var allWorks = []work{
 	repair("compact-domains", "compact the domains' files", func(e scene, in core.Intent, p *core.Plan) error {
 		c := e.integration("compact-domains")
 		for _, d := range listOf(in, "domain") {
+			if !slices.Contains(domains, d) {
+				return misused(in, "there is no domain %q: name one of %s", d, strings.Join(domains, " "))
+			}
 			c.Argv = append(c.Argv, "--domain", d)
 		}
 		return e.repair(p, core.Step{Name: "compact the domains", Do: c})
@@ -123,7 +130,7 @@ func (e scene) still(p *core.Plan, steps ...core.Step) {
 		return slices.ContainsFunc(steps, func(s core.Step) bool { return slices.Contains(s.Do.Argv, flag) })
 	}
 	if uses("--erigon") {
-		p.Prepare = append(p.Prepare, e.erigonIsThere())
+		p.Prepare = append(p.Prepare, e.erigonIsThere()...)
 	}
 	if uses("--integration") {
 		p.Prepare = append(p.Prepare, e.there("integration is there", e.Programs.Integration))
@@ -145,12 +152,13 @@ func (e scene) fixIntegrity(in core.Intent, p *core.Plan) error {
 	checks := listOf(in, "check")
 	for _, c := range checks {
 		if !plainName.MatchString(c) {
-			return fmt.Errorf("%q is no name of a check", c)
+			return misused(in, "%q is no name of a check", c)
 		}
 	}
 	if len(checks) == 0 {
 		checks = e.Integrity.Checks
 	}
+	e.Integrity.Checks = checks
 	e.still(p, core.Step{Name: "check the files", Do: e.checkFiles()}, core.Step{Name: "integrity", Do: e.integrity(e.Datadir, checks)})
 	return nil
 }
@@ -162,11 +170,11 @@ func (e scene) fixRmState(in core.Intent, p *core.Plan) error {
 	var what []string
 	switch step, latest := in.Args["step"], in.Args["latest"] == "true"; {
 	case step != "" && latest, step == "" && !latest:
-		return errors.New("say which files: --step FROM-TO, or --latest")
+		return misused(in, "say which files: --step FROM-TO, or --latest")
 	case latest:
 		what = []string{"--latest"}
 	case !stepsForm.MatchString(step):
-		return fmt.Errorf("--step %q is no range: write FROM-TO", step)
+		return misused(in, "--step %q is no range: write FROM-TO", step)
 	default:
 		what = []string{"--step", step}
 	}
@@ -185,8 +193,8 @@ func (e scene) fixRmState(in core.Intent, p *core.Plan) error {
 
 func (e scene) fixRegen(in core.Intent, p *core.Plan) error {
 	domains := listOf(in, "domain")
-	if len(domains) == 0 {
-		return errors.New("say which domains, as: regen receipt rcache")
+	if fault := regenFault(domains); fault != "" {
+		return misused(in, "%s", fault)
 	}
 	c := e.integration("regen", "--erigon", e.Programs.Erigon)
 	for _, d := range domains {
@@ -205,11 +213,11 @@ func (e scene) fixRegen(in core.Intent, p *core.Plan) error {
 func (e scene) fixRestore(in core.Intent, p *core.Plan) error {
 	files := listOf(in, "file")
 	if len(files) == 0 {
-		return errors.New("say which files, by their names in the published list")
+		return misused(in, "say which files, by their names in the published list")
 	}
 	for _, f := range files {
 		if !safeName(f) {
-			return fmt.Errorf("%q is no name of a published file", f)
+			return misused(in, "%q is no name of a published file", f)
 		}
 	}
 	p.Publish = e.layout() // tells where consumers read
@@ -225,7 +233,7 @@ func (e scene) fixRestore(in core.Intent, p *core.Plan) error {
 func (e scene) fixBackup(in core.Intent, p *core.Plan) error {
 	into := in.Args["into"]
 	if !path.IsAbs(into) || path.Clean(into) != into {
-		return fmt.Errorf("--into %q is no clean absolute path", into)
+		return misused(in, "--into %q is no clean absolute path", into)
 	}
 	argv := []string{"backup", "--datadir", e.Datadir, "--into", into}
 	only := listOf(in, "only")

@@ -51,6 +51,7 @@ type change struct {
 	from    []named // what a merge or a version replaced
 	detail  string
 	why     string // what detail says without names and hashes: the same for many files
+	fresh   bool   // of an added file: it replaces nothing
 	last    bool   // of a changed hash: it is the last range of its type in the published list
 	covered bool   // of a deletion: what stays covers its range
 	reason  string // of the policy that allows it
@@ -113,10 +114,11 @@ func (j judgement) changes() []change {
 		against = against[:1]
 	}
 	if len(against) == 0 {
-		all = append(all, compare(&list{"nothing", new(contents)}, j.proposed)...)
+		against = []*list{{"nothing", new(contents)}}
 	}
 	for _, l := range against {
 		for _, c := range compare(l, j.proposed) {
+			c.fresh = c.class == classAdded && c.detail == isNew
 			if len(against) > 1 {
 				since := fmt.Sprintf("since the %s's list: ", l.where)
 				c.detail = since + c.detail

@@ -22,7 +22,7 @@ func main() {
 		debug.SetMemoryLimit(verbMemory)
 	}
 	plugin.ServeChain(driver{},
-		plugin.Verb{Name: "launch", Usage: "save|stop|gone|start|status|flags --datadir DIR …  stop and start an erigon that nobody else looks after", Run: launchVerb},
+		plugin.Verb{Name: "launch", Usage: "save|stop|gone|start|status|flags --datadir DIR … | flags --for-chain NAME  stop and start an erigon that nobody else looks after, or say how one is launched", Run: launchVerb},
 		plugin.Verb{Name: "container", Usage: containerUsage, Run: containerVerb},
 		plugin.Verb{Name: "has", Usage: hasUsage, Run: hasVerb},
 		plugin.Verb{Name: "retire", Usage: retireUsage, Run: retireVerb},
@@ -34,7 +34,7 @@ func main() {
 		plugin.Verb{Name: "rebuild-commitment", Usage: rebuildCommitmentUsage, Run: rebuildCommitmentVerb},
 		plugin.Verb{Name: "compact-domains", Usage: compactDomainsUsage, Run: compactDomainsVerb},
 		plugin.Verb{
-			Name: "check", Usage: "--datadir DIR [--json]  check the files of snapshots/: gaps, overlaps, companions, torrents",
+			Name: "check", Usage: "--datadir DIR [--no-torrents | --live [--new-salts]] [--block-txnum N | --erigon PROGRAM] [--skip JSON] [--json]  check the files of snapshots/: gaps, overlaps, companions, torrents",
 			Run: func(ctx context.Context, args []string) int { return checkVerb(ctx, args, os.Stdout, os.Stderr) },
 		},
 		plugin.Verb{Name: "live", Usage: "--datadir DIR --to FILE  list what belongs into a view of snapshots/", Run: liveVerb},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -245,9 +246,17 @@ func (e scene) saveLaunch() []core.Step {
 	return []core.Step{{Name: "save how erigon was launched", Do: e.own("launch", "save", "--datadir", e.Datadir)}}
 }
 
-// erigonIsThere finds a program that is missing while the node still runs.
-func (e scene) erigonIsThere() core.Step {
-	return e.there("erigon's commands are there", e.Programs.Erigon, "seg")
+// erigonIsThere finds a program that is missing, and names of checks that it does not know, while the node still runs.
+func (e scene) erigonIsThere() []core.Step {
+	steps := []core.Step{e.there("erigon's commands are there", e.Programs.Erigon, "seg")}
+	names := slices.Clone(e.Integrity.Checks)
+	for _, s := range e.Integrity.Skip {
+		names = append(names, s.Check)
+	}
+	if len(names) > 0 {
+		steps = append(steps, e.there("erigon has these checks", "--names", strings.Join(names, ","), e.Programs.Erigon, "seg", "integrity"))
+	}
+	return steps
 }
 
 // there is a step that wants a program to know a command.
@@ -309,7 +318,7 @@ func (e scene) release(in core.Intent, p *core.Plan) error {
 	for _, pattern := range never {
 		check.Argv = append(check.Argv, "--never", pattern)
 	}
-	p.Prepare = append(e.saveLaunch(), e.erigonIsThere(), core.Step{Name: "check what is there", Do: e.checkLive(in)},
+	p.Prepare = append(append(e.saveLaunch(), e.erigonIsThere()...), core.Step{Name: "check what is there", Do: e.checkLive(in)},
 		core.Step{Name: "see that the view can be taken", Do: check})
 	p.Freeze = e.freeze()
 	p.Capture = []core.Step{{Name: "retire", Do: e.excused("retire")}}

@@ -291,6 +291,10 @@ func TestPlanRefuses(t *testing.T) {
 		"both ranges":               {"", "--step FROM-TO, or --latest", intent("rm-state", "step", "1-2", "latest", "true"), up(t)},
 		"a range that is none":      {"", "is no range", intent("rm-state", "step", "1"), up(t)},
 		"no domain":                 {"", "say which domains", intent("regen"), up(t)},
+		"a mistyped domain":         {"", `"foo" is none of receipt`, intent("regen", "domain", "receipt\nfoo"), up(t)},
+		"domains of both kinds":     {"", "one after the other", intent("regen", "domain", "receipt\ncode"), up(t)},
+		"commitment from blocks":    {"", "use rebuild-commitment", intent("regen", "domain", "commitment"), up(t)},
+		"nothing to compact":        {"", `no domain "foo"`, intent("compact-domains", "domain", "foo"), up(t)},
 		"no file":                   {"", "say which files", intent("restore"), up(t)},
 		"a file elsewhere":          {"", "is no name of a published file", intent("restore", "file", "../jwt.hex"), up(t)},
 		"no place":                  {"", "--into", intent("backup"), up(t)},
@@ -304,6 +308,11 @@ func TestPlanRefuses(t *testing.T) {
 			}
 			if _, skip := core.IsSkip(err); skip != (name == "a tool at work") {
 				t.Errorf("skip is %t: %v", skip, err)
+			}
+			var wrong core.FieldErrors
+			repair := !slices.Contains([]string{"release", "index", "snapshot"}, c.in.Name)
+			if errors.As(err, &wrong) != repair {
+				t.Errorf("what is wrong on the command line is a field error, nothing else is: %v", err)
 			}
 			if name == "an unknown intent" && !errors.Is(err, core.ErrUnsupported) {
 				t.Error("it is not ErrUnsupported")

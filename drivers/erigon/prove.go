@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"hash/fnv"
@@ -61,8 +62,14 @@ func runProve(ctx context.Context, args []string, env func(string) string, stdou
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
-	fmt.Fprintf(stdout, "reading %d files back from %s; seed %d\n", len(entries), at.base.Host, *seed)
+	fmt.Fprintf(stderr, "reading %d files back from %s; seed %d\n", len(entries), at.base.Host, *seed) // standard error is shown at once
 	p := &proving{front: at, sample: *sample, wait: *wait, seed: *seed, total: len(entries), stdout: stdout, stderr: stderr}
+	for _, e := range entries {
+		p.toRead += sampledBytes(e, *sample, *seed)
+	}
+	if err := p.reach(ctx, entries[0]); err != nil {
+		return err
+	}
 	return p.run(ctx, entries)
 }
 
@@ -107,11 +114,48 @@ type proving struct {
 	stdout io.Writer
 	stderr io.Writer
 
+	toRead int64 // bytes of all samples
+
 	mu     sync.Mutex // guards what follows, and what is written
 	done   int
+	passed int64 // bytes of the samples of files that are done
 	failed int
+	silent int // of these, those that nothing answered for
 	bytes  int64
 	told   time.Time
+}
+
+// reachTime is how long an address may be away at the start: names and certificates of a new one take a moment.
+const reachTime = 30 * time.Second
+
+// reach sees that something answers at the address, whatever it says: where nothing does, each file would be waited for.
+func (p *proving) reach(ctx context.Context, e core.Entry) error {
+	begin := time.Now()
+	for pause := time.Second; ; pause = min(2*pause, 10*time.Second) {
+		_, err := p.front.torrent(ctx, e.Name, e.Sums[infohash], maxTorrent(e.Size))
+		why := silence(err)
+		if why == "" || ctx.Err() != nil {
+			return nil
+		}
+		left := min(p.wait, reachTime) - time.Since(begin)
+		if left <= 0 {
+			return fmt.Errorf("nothing answers at %s (%s): see public_url of the sink", p.front.base.Redacted(), why)
+		}
+		pause = min(pause, left)
+		fmt.Fprintf(p.stderr, "no answer of %s yet: asking again in %s\n", p.front.base.Host, pause.Round(time.Millisecond)) // short: it is in the error, too
+		if pauseFor(ctx, pause) != nil {
+			return nil
+		}
+	}
+}
+
+// silence is why there was no answer at all; "" if there was one.
+func silence(err error) string {
+	var f *frontError
+	if errors.As(err, &f) && f.silent {
+		return f.got
+	}
+	return ""
 }
 
 func (p *proving) run(ctx context.Context, entries []core.Entry) error {
@@ -120,7 +164,7 @@ func (p *proving) run(ctx context.Context, entries []core.Entry) error {
 	for range min(proveWorkers, len(entries)) {
 		workers.Go(func() {
 			for e := range queue {
-				p.settle(ctx, p.patiently(ctx, e))
+				p.settle(ctx, e, p.patiently(ctx, e))
 			}
 		})
 	}
@@ -135,6 +179,9 @@ func (p *proving) run(ctx context.Context, entries []core.Entry) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted: %w", context.Cause(ctx))
 	}
+	if p.failed > 0 && p.silent == p.failed {
+		return fmt.Errorf("nothing answered for %d of %d files at %s: see that it is up, and resume", p.failed, p.total, p.front.base.Host)
+	}
 	if p.failed > 0 {
 		return fmt.Errorf("%d of %d files are not what was published: purge what is named above at %s, and resume", p.failed, p.total, p.front.base.Host)
 	}
@@ -143,18 +190,24 @@ func (p *proving) run(ctx context.Context, entries []core.Entry) error {
 }
 
 // settle counts a file and says what is wrong with it.
-func (p *proving) settle(ctx context.Context, err error) {
+func (p *proving) settle(ctx context.Context, e core.Entry, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
+		advice := ": purge it"
+		if silence(err) != "" {
+			p.silent++
+			advice = ""
+		}
 		if p.failed++; p.failed <= proveTold {
-			fmt.Fprintf(p.stderr, "%v: purge it\n", err)
+			fmt.Fprintf(p.stderr, "%v%s\n", err, advice)
 		}
 	}
 	p.done++
+	p.passed += sampledBytes(e, p.sample, p.seed)
 	if p.done == p.total || time.Since(p.told) > 500*time.Millisecond {
 		p.told = time.Now()
-		fmt.Fprintf(p.stdout, "{\"done\":%d,\"total\":%d}\n", p.done, p.total)
+		fmt.Fprintf(p.stdout, "{\"done\":%d,\"total\":%d}\n", p.passed, p.toRead)
 	}
 }
 
@@ -215,6 +268,14 @@ func (p *proving) prove(ctx context.Context, e core.Entry) error {
 		etag = tag
 	}
 	return nil
+}
+
+// sampledBytes is what is read of a file.
+func sampledBytes(e core.Entry, n int, seed uint64) (sum int64) {
+	for _, i := range samplePieces(e, n, seed) {
+		sum += pieceSize(e.Size, i)
+	}
+	return sum
 }
 
 // samplePieces picks the first, the last, and others up to n, the same ones for the same seed.

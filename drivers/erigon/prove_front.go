@@ -78,6 +78,7 @@ type frontError struct {
 	got    string
 	cache  string // what the cache says of it; "" if it says nothing
 	status int    // of HTTP; 0 if there was no answer
+	silent bool   // nothing answered: no such host, a refused connection, a failure of TLS
 }
 
 func (e *frontError) Error() string {
@@ -125,7 +126,7 @@ func (f *front) ask(ctx context.Context, key, span string) (*http.Response, cont
 	resp, err := f.client.Do(r)
 	if err != nil {
 		cancel()
-		return nil, nil, &frontError{key: key, want: "an answer", got: f.plain(err)}
+		return nil, nil, &frontError{key: key, want: "an answer", got: f.plain(err), silent: resp == nil} // with a redirect that is refused there is one
 	}
 	return resp, cancel, nil
 }

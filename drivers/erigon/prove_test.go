@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -141,7 +143,8 @@ func TestProve(t *testing.T) {
 	torrent := core.Entry{Name: proveKey + torrentExt, Size: 3}
 	list := proofList(t, big, small, torrent)
 	code, out := prove(t.Context(), list, address, "X-Pass: geheim-geheim", "--seed", "7", "--sample", "4")
-	if code != 0 || !strings.Contains(out, `{"done":2,"total":2}`) || strings.Contains(out, "geheim") {
+	read := 3*pieceLength + 5 + len(erigonDBText)
+	if code != 0 || !strings.Contains(out, fmt.Sprintf(`{"done":%d,"total":%d}`, read, read)) || strings.Contains(out, "geheim") {
 		t.Fatalf("exit %d: %s", code, out)
 	}
 	var ranges []string
@@ -286,6 +289,55 @@ func TestProveWaits(t *testing.T) {
 	}
 	if code, out := prove(t.Context(), list, address, "", "--wait", "20s"); code != 0 || asked.Load() != 4 {
 		t.Errorf("exit %d after %d: %s", code, asked.Load(), out)
+	}
+}
+
+// TestProveNothingAnswers: what helps there is no purge, and nobody waits for each file.
+func TestProveNothingAnswers(t *testing.T) {
+	t.Parallel()
+	p, address := publish(t)
+	var entries []core.Entry
+	for i := range 50 {
+		entries = append(entries, p.put(t, fmt.Sprintf("v1.1-%06d-%06d-bodies.seg", i, i+1), randomBytes(byte(i), 10)))
+	}
+	list := proofList(t, entries...)
+	gone := httptest.NewServer(p)
+	gone.Close()
+	secure := httptest.NewUnstartedServer(p)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS() // by a certificate that nobody knows
+	t.Cleanup(secure.Close)
+	for address, why := range map[string]string{gone.URL: "connection refused", secure.URL: "certificate", strings.Replace(address, "http", "https", 1): "HTTP response to HTTPS client"} {
+		begin := time.Now()
+		wait := "50ms"
+		if address == gone.URL { // which is refused at once, so it is asked again
+			wait = "2s"
+		}
+		code, out := prove(t.Context(), list, address, "", "--wait", wait)
+		if code != 1 || !strings.Contains(out, "nothing answers at "+address) || !strings.Contains(out, why) || !strings.Contains(out, "see public_url of the sink") {
+			t.Errorf("%s: exit %d: %s", address, code, out)
+		}
+		if strings.Contains(out, "purge") || address == gone.URL && !strings.Contains(out, "asking again") || time.Since(begin) > 20*time.Second {
+			t.Errorf("%s: after %s: %s", address, time.Since(begin), out)
+		}
+	}
+}
+
+// TestProveLosesTheAddress: it goes away once the first torrent was read.
+func TestProveLosesTheAddress(t *testing.T) {
+	t.Parallel()
+	p, address := publish(t)
+	list := proofList(t, p.put(t, proveKey, randomBytes(1, 100)))
+	var asked atomic.Int64
+	p.before = func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+		if asked.Add(1) > 1 {
+			panic(http.ErrAbortHandler)
+		}
+		return false
+	}
+	code, out := prove(t.Context(), list, address, "", "--wait", "50ms")
+	if code != 1 || !strings.Contains(out, "nothing answered for 1 of 1 files") || strings.Contains(out, "purge") {
+		t.Errorf("exit %d: %s", code, out)
 	}
 }
 

@@ -16,8 +16,8 @@ var groups = []struct {
 	holds func(fileName) bool
 }{
 	{"State snapshots", func(f fileName) bool { return f.Family == familyState }},
-	{"Consensus snapshots (caplin)", func(f fileName) bool { return f.Family == familyTable }},
-	{"Execution block snapshots", func(f fileName) bool { return f.Family == familyBlock || f.Family == familySlot }},
+	{"Consensus snapshots (caplin)", func(f fileName) bool { return f.Family == familyTable || f.Family == familySlot }},
+	{"Execution block snapshots", func(f fileName) bool { return f.Family == familyBlock }},
 	{"Other files", func(f fileName) bool { return f.Family == 0 || !f.ranged() }},
 }
 
@@ -45,7 +45,7 @@ var sections = []struct {
 func report(j judgement, changes []change) string {
 	by := map[string][]change{}
 	for _, c := range changes {
-		if c.class == classAdded && c.detail != isNew {
+		if c.class == classAdded && !c.fresh {
 			continue // it is in the tables of merges and upgrades
 		}
 		by[c.class] = append(by[c.class], c)
@@ -56,10 +56,12 @@ func report(j judgement, changes []change) string {
 	var first, second []*table
 	all := map[string][]*table{}
 	for _, s := range sections {
-		all[s.class] = tables(by[s.class], s.byRange)
+		if s.class != classDiffer { // it is of no file; its heading says all of it
+			all[s.class] = tables(by[s.class], s.byRange)
+		}
 		used += len(heading(s.class, s.title, s.means, by[s.class]))
 		for _, t := range all[s.class] {
-			if used += len(t.title) + len(t.head) + restRoom; refusing[s.class] || s.class == classDiffer {
+			if used += len(t.title) + len(t.head) + restRoom; refusing[s.class] {
 				first = append(first, t)
 			} else {
 				second = append(second, t)
@@ -91,6 +93,12 @@ func heading(class, title, means string, found []change) string {
 		fmt.Fprintf(&b, "\n### %s%s (%d)\n", mark, title, len(found))
 		if means != "" {
 			fmt.Fprintf(&b, "\n> %s\n", means)
+		}
+		if class == classDiffer {
+			b.WriteString("\n")
+			for _, c := range found {
+				fmt.Fprintf(&b, "- %s: %s\n", cell(c.at.Name), cell(c.detail))
+			}
 		}
 	}
 	return b.String()

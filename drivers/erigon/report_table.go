@@ -183,14 +183,14 @@ func rangeRows(found []change) (rows []row) {
 	types := map[key][]string{}
 	var order []key
 	for _, c := range found {
-		k := key{c.at.Dir, c.at.Ver.String() + " " + c.at.span(), c.detail}
+		k, what := key{c.at.Dir, c.at.Ver.String() + " " + c.at.span(), c.detail}, c.at.Type+"."+c.at.Ext
 		if !c.at.ranged() || c.at.Family == 0 {
-			k.span = c.at.Name
+			k.dir, k.span, what = "", "", c.at.Name
 		}
 		if types[k] == nil {
 			order = append(order, k)
 		}
-		types[k] = append(types[k], c.at.Type+"."+c.at.Ext)
+		types[k] = append(types[k], what)
 	}
 	for _, k := range order {
 		n := len(types[k])

@@ -168,3 +168,24 @@ func TestReportGolden(t *testing.T) {
 		map[string][]core.Entry{"bucket": old}, proposed)
 	goldenPlan(t, "report.golden", []byte(v.Report))
 }
+
+// TestReportGroups: each finding stands where reviewers look for it.
+func TestReportGroups(t *testing.T) {
+	t.Parallel()
+	bucket := entries("v1.1-000000-000500-headers.seg", "v1.1-000000-000100-beaconblocks.seg")
+	review := entries("v1.1-000000-000500-headers.seg", "v1.1-000000-000100-beaconblocks.seg=1")
+	added := append(slices.Clone(bucket), entries("salt-state.txt", "v1.1-000100-000110-beaconblocks.seg", "v1.1-000100-000110-blobsidecars.seg")...)
+	report := judged(t, "", map[string][]core.Entry{"bucket": bucket, "review": review}, added).Report
+	for _, want := range []string{
+		"#### Consensus snapshots (caplin)\n\n| Folder | Range | Types | What |\n|---|---|---|---|\n|  | v1.1 100-110 | beaconblocks.seg, blobsidecars.seg | since the bucket's list: new |\n",
+		"#### Other files\n\n| Folder | Range | Types | What |\n|---|---|---|---|\n|  |  | salt-state.txt | since the bucket's list: new |\n",
+		"not the same; the change was judged against each.\n\n- bucket, review: the published lists differ in 1 names",
+	} {
+		if !strings.Contains(report, want) {
+			t.Errorf("no %q in\n%s", want, report)
+		}
+	}
+	if strings.Contains(report, "Execution block snapshots") || strings.Contains(report, "`bucket, review`") {
+		t.Errorf("something stands elsewhere:\n%s", report)
+	}
+}

@@ -11,7 +11,7 @@ import (
 
 func TestHas(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "erigon")
-	script := "#!/bin/sh\n[ \"$1\" = seg ] && { echo a long help; exit 0; }\necho no such command >&2; exit 1\n"
+	script := "#!/bin/sh\n[ \"$1\" = seg ] && { echo a long help with Blocks,HeaderNoGaps; exit 0; }\necho no such command >&2; exit 1\n"
 	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -21,6 +21,8 @@ func TestHas(t *testing.T) {
 	}{
 		{[]string{program, "seg"}, ""},
 		{[]string{program, "retire"}, "no such command"},
+		{[]string{"--names", "HeaderNoGaps,Blocks", program, "seg"}, ""},
+		{[]string{"--names", "Blocks,Block", program, "seg"}, "has no check Block:"},
 		{[]string{program + "-not", "seg"}, "there is no program"},
 	} {
 		var stderr bytes.Buffer

@@ -47,24 +47,41 @@ func regen(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	all := func(known []string) bool {
-		return !slices.ContainsFunc(types, func(d string) bool { return !slices.Contains(known, d) })
+	if fault := regenFault(types); fault != "" {
+		return declinef("%s", fault)
 	}
 	rm, err := t.sibling("erigon", *erigon)
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(types) == 0:
-		return declinef("regen needs --domain: one or more of %s, or of %s", strings.Join(regenerated, " "), strings.Join(executed, " "))
-	case slices.Contains(types, "commitment"):
-		return declinef("commitment is not made anew from blocks: use rebuild-commitment")
-	case all(regenerated):
-		return t.retrace(ctx, rm, types)
-	case all(executed):
+	if allOf(types, executed) {
 		return t.executeAgain(ctx, rm, types)
 	}
-	return declinef("%s: make either %s anew, or %s, one after the other", types.String(), strings.Join(regenerated, " "), strings.Join(executed, " "))
+	return t.retrace(ctx, rm, types)
+}
+
+func allOf(types, known []string) bool {
+	return !slices.ContainsFunc(types, func(d string) bool { return !slices.Contains(known, d) })
+}
+
+// regenFault is why these types can't be made anew in one go; "" if they can.
+func regenFault(types []string) string {
+	traced, run := strings.Join(regenerated, " "), strings.Join(executed, " ")
+	for _, d := range types {
+		switch {
+		case d == "commitment":
+			return "commitment is not made anew from blocks: use rebuild-commitment"
+		case !slices.Contains(regenerated, d) && !slices.Contains(executed, d):
+			return fmt.Sprintf("%q is none of %s, and none of %s", d, traced, run)
+		}
+	}
+	switch {
+	case len(types) == 0:
+		return fmt.Sprintf("say which domains: one or more of %s, or of %s", traced, run)
+	case allOf(types, regenerated), allOf(types, executed):
+		return ""
+	}
+	return fmt.Sprintf("%s: make either %s anew, or %s, one after the other", strings.Join(types, ","), traced, run)
 }
 
 // words begins a command of integration.

@@ -93,12 +93,8 @@ func (t *tool) integrityArgs(ctx context.Context, o integrityOptions) ([]string,
 	if err != nil {
 		return nil, err
 	}
-	known := strings.FieldsFunc(help, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9') })
-	for _, name := range append(slices.Clone(o.checks), o.skip...) {
-		// Erigon takes an unknown name in --skip-check without a word.
-		if !slices.Contains(known, name) {
-			return nil, declinef("this Erigon has no check %s: see %s seg integrity --help", name, t.program)
-		}
+	if err := knows(help, append(slices.Clone(o.checks), o.skip...), t.program); err != nil {
+		return nil, err
 	}
 	for _, fl := range []struct{ name, value string }{
 		{"check", strings.Join(o.checks, ",")}, {"skip-check", strings.Join(o.skip, ",")},

@@ -324,7 +324,7 @@ func TestToolFalseGreens(t *testing.T) {
 		{"regen fails", "integration-fails", regen, "integration", []string{"--domain", "logaddrs,receipt"}, 1, "permission denied"},
 		{"exec does nothing", "integration-does-nothing", regen, "integration", []string{"--domain", "accounts"}, 1, "as before"},
 		{"regen of commitment", "", regen, "integration", []string{"--domain", "commitment"}, 3, "rebuild-commitment"},
-		{"regen of nothing", "", regen, "integration", nil, 3, "needs --domain"},
+		{"regen of nothing", "", regen, "integration", nil, 3, "say which domains"},
 		{"regen of both", "", regen, "integration", []string{"--domain", "receipt,code"}, 3, "one after the other"},
 		{"wrong chain", "", compactDomains, "integration", []string{"--chain", "sepolia"}, 1, "database is of"},
 		{"compact of no domain", "", compactDomains, "integration", []string{"--domain", "logaddrs"}, 3, "there is no domain"},

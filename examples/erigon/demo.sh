@@ -61,7 +61,7 @@ free() {
 }
 
 say "A snapshotter: a stand-in erigon which makes blocks, and builds and merges files behind them"
-snapfw-erigon-devnet fill --datadir "$datadir" --blocks 112000 --steps 70 >/dev/null
+snapfw-erigon-devnet fill --datadir "$datadir" --blocks 115000 --steps 71 >/dev/null
 port=$(free)
 setsid "$bin/erigon" --datadir "$datadir" --chain mainnet --http.port "$port" --no-downloader --prune.mode archive --persist.receipts \
 	--devnet.block-time 100ms --devnet.build-time 100ms >"$dir/erigon.log" 2>&1 </dev/null &
@@ -109,7 +109,19 @@ run snapfw approve "$id" --reason "the first one"
 run snapfw resume "$id"
 
 say "The chain grows and its files merge; the second release uploads what is new"
-sleep 6
+# merged tells whether a published file of accounts went into a longer one.
+merged() {
+	local name
+	for name in $(sed -n "s,^'\(domain/[^']*-accounts\.[^']*\.kv\)'.*,\1,p" bucket/mainnet.toml); do
+		[ -e "$datadir/snapshots/$name" ] || return 0
+	done
+	return 1
+}
+for _ in $(seq 600); do
+	! merged || break
+	sleep 0.2
+done
+merged || { echo "nothing was merged in two minutes" >&2; tail -n 20 "$dir/erigon.log" >&2; exit 1; }
 parks snapfw release --chain erigon-mainnet
 id=$(newest)
 run snapfw show "$id"
