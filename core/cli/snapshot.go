@@ -140,7 +140,10 @@ func (s *session) finish(c config.Chain, r *engine.Run, out engine.Outcome) erro
 		s.app.printTable(st)
 	}
 	s.log.Info("run ended", "run", r.ID, "exit", out.Exit, "err", fmt.Sprint(out.Err))
-	err := s.place(c.Name, out.Err)
+	err := out.Err
+	if fe := (core.FieldErrors)(nil); !errors.As(err, &fe) || fe[0].Field != st.Begun.Intent.Name { // else it is of the command line
+		err = s.place(c.Name, err)
+	}
 	if reason, skip := core.IsSkip(err); skip {
 		if !s.app.json() {
 			s.app.printf("not now: %s\n", reason)

@@ -148,10 +148,10 @@ func TestFixTellsBeforehand(t *testing.T) {
 	w.fix(2, "--nonsense", "index", "--nonsense")
 	w.fix(2, "takes no", "retire", "something")
 	w.fix(2, "has no", "release", "--help")
-	w.fix(1, "--step FROM-TO, or --latest", "rm-state")
-	w.fix(1, "say which domains", "regen")
-	w.fix(1, "say which files", "restore")
-	w.fix(1, "no clean absolute path", "backup", "--into", "here")
+	w.fix(2, "--step FROM-TO, or --latest", "rm-state")
+	w.fix(2, "say which domains", "regen")
+	w.fix(2, "say which files", "restore")
+	w.fix(2, "no clean absolute path", "backup", "--into", "here")
 	for _, args := range runbook(t) {
 		plan := w.want(0, "snapshotter on", append([]string{"plan", "fix", "--chain", chainName}, args...)...)
 		if !strings.Contains(plan.out, "@self") || strings.Contains(plan.out, "stays in") {

@@ -74,7 +74,7 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	if n.Captured && n.inPlace() && (!isRefused(err) || n.committed()) {
 		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
-	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
+	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err), Usage: fieldErrors(err)}))
 }
 
 // takeNode captures a node and lets it go, again where a step wants the node put back and looked at
@@ -228,7 +228,7 @@ func (r *Run) unlock() {
 // announce tells people how it ended. It never fails the run.
 func (r *Run) announce(ctx context.Context) error {
 	for _, n := range r.state.Nodes {
-		if n.Failed != nil && !r.wasTold(NewsFailed, n.Name) {
+		if n.Failed != nil && !n.Failed.Usage && !r.wasTold(NewsFailed, n.Name) {
 			kind := NewsFailed
 			if n.Failed.Refused {
 				kind = NewsRefused

@@ -126,6 +126,7 @@ type Failure struct {
 	Move    string `json:"move"`
 	Err     string `json:"err"`
 	Refused bool   `json:"refused,omitempty"` // by a check or a verb, not by an accident
+	Usage   bool   `json:"usage,omitempty"`   // something was asked for that can't be done: who typed it knows
 }
 
 // Closed is how a run ended.
