@@ -159,7 +159,7 @@ func (p *process) listDeps(unsafe string) Deps {
 func (p *process) release(d Deps, in core.Intent) (Outcome, error) {
 	defer p.cancel()
 	out, err := CarryOn(p.ctx, d, "chain")
-	if err != nil || !out.Closed {
+	if err != nil || !out.Closed && (out.Exit != ExitParked || !p.supersedes) {
 		return out, err
 	}
 	p.w.mu.Lock()
