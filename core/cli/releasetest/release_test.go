@@ -172,6 +172,12 @@ func TestRejectedMeansNothingIsPublished(t *testing.T) {
 	}
 	w.well()
 	again := w.release(5)
+	programs := w.chain["programs"]
+	w.chain["programs"] = table{"erigon": w.path("bin", "nothing")}
+	if r := w.snapfw("release", "--chain", chainName); r.exit == 0 || r.exit == 5 || !w.github.Pulls()[1].Open {
+		t.Errorf("a release that can't begin: %s; proposals: %+v", r, w.github.Pulls())
+	}
+	w.chain["programs"] = programs
 	newer := w.release(5) // supersedes the one before
 	if again.Run == newer.Run || w.github.Pulls()[1].Open || !w.github.Pulls()[2].Open {
 		t.Errorf("proposals: %+v", w.github.Pulls())

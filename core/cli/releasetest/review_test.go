@@ -90,6 +90,7 @@ func TestSomebodyElsePublishes(t *testing.T) {
 // One release at a time; one that waits is cancelled, and one waits until it is merged.
 func TestWaitingReleases(t *testing.T) {
 	w := newWorld(t, options{local: true, still: true})
+	w.want(2, "write --wait=2h", "release", "--chain", chainName, "--wait", "2h")
 	cmd, out := w.begin("release", "--chain", chainName)
 	w.eventually("the first one is at work", func() bool { return w.moved("write the plan down") > 0 })
 	w.want(4, "", "release", "--chain", chainName)
