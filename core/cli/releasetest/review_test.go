@@ -141,6 +141,17 @@ func TestReviewedWithGit(t *testing.T) {
 	w.git("-C", clone, "add", "README.md")
 	w.git("-C", clone, "commit", "--quiet", "-m", "begin")
 	w.git("-C", clone, "push", "--quiet", "origin", base)
+	pid := w.pid()
+	for _, wrong := range []table{
+		{"kind": "git", "repo": "file://" + bare, "base": "release/9.9", "path": listKey},
+		{"kind": "git", "repo": "file://" + w.path("nothing.git"), "base": base, "path": listKey},
+	} {
+		w.chain["review"] = wrong
+		w.want(3, "put review: in the configuration right", "release", "--chain", chainName)
+	}
+	if w.pid() != pid {
+		t.Error("the node was stopped for a review that does not exist")
+	}
 	w.chain["review"] = table{"kind": "git", "repo": "file://" + bare, "base": base, "path": listKey}
 
 	s := w.release(5)

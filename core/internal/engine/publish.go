@@ -142,7 +142,7 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, s shipment) (*core.S
 	var sent *core.Sent
 	tries := r.Settings.UploadTries
 	if !n.Captured {
-		tries = min(tries, 2) // of a probe: nothing is lost yet, and somebody waits for the answer
+		tries = min(tries, probeTries)
 	}
 	err = r.retryTimes(ctx, n, "upload", tries, func() error {
 		res, err := r.do(ctx, sm, n, phaseUpload+"."+s.what, job, secret)

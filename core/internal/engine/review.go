@@ -44,6 +44,24 @@ func (r *Run) reviewHead(ctx context.Context) (body []byte, err error) {
 	return body, err
 }
 
+// tryReview reads what is under review, as the judge and a proposal will when the node was stopped.
+func (r *Run) tryReview(ctx context.Context, n *Node) error {
+	if r.Review == nil {
+		return nil
+	}
+	err := r.retryTimes(ctx, n, "read what is under review", probeTries, func() error {
+		_, err := r.Review.Published(ctx)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the first list is still to be merged
+		}
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		return &RefusedError{fmt.Sprintf("the place of the review can't be read: %v; put review: in the configuration right (repo, base, token) or make that branch; no node was stopped", err)}
+	}
+	return err
+}
+
 // review proposes the list and waits until somebody lets it through, or parks the run. A list that is
 // published already needs nobody.
 func (r *Run) review(ctx context.Context, n *Node) error {
