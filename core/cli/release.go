@@ -132,13 +132,10 @@ func (a *app) approveCmd() *cobra.Command {
 		if strings.TrimSpace(reason) == "" {
 			return usage("approve needs --reason \"why\": it is recorded in the run")
 		}
-		return a.withOpenRun(cmd, args, func(_ context.Context, _ *session, _ config.Chain, r *engine.Run) error {
-			err := r.Approve(loginName(), strings.TrimSpace(reason))
-			var refused *engine.RefusedError
-			if errors.As(err, &refused) {
-				return &exitError{engine.ExitRefused, err}
-			}
-			if err != nil {
+		err := a.checkOpenRun(cmd, args, func(st *engine.State, d engine.Deps) error {
+			return st.Approvable(d.Review != nil)
+		}, func(_ context.Context, _ *session, _ config.Chain, r *engine.Run) error {
+			if err := r.Approve(loginName(), strings.TrimSpace(reason)); err != nil {
 				return err
 			}
 			if a.json() {
@@ -147,6 +144,11 @@ func (a *app) approveCmd() *cobra.Command {
 			a.printf("approved: `snapfw resume %s` publishes it\n", r.ID)
 			return nil
 		})
+		var refused *engine.RefusedError
+		if errors.As(err, &refused) {
+			return &exitError{engine.ExitRefused, err}
+		}
+		return err
 	}
 	return cmd
 }

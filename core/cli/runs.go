@@ -93,7 +93,9 @@ func (a *app) showCmd() *cobra.Command {
 			a.printf("\n")
 			a.printTable(st)
 			for _, n := range r.Nodes {
-				if n.Review != "" {
+				if n.Base != "" {
+					a.printf("\nreviewed at %s, to be merged into %s\n", n.Review, n.Base)
+				} else if n.Review != "" {
 					a.printf("\nreviewed at %s\n", n.Review)
 				}
 				if n.Report != "" {
@@ -101,6 +103,9 @@ func (a *app) showCmd() *cobra.Command {
 				}
 			}
 			a.printTroubles(st, r)
+			if parked(st) {
+				a.printf("\n%s\n", st.WaitsFor())
+			}
 			return nil
 		},
 	}

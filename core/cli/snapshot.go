@@ -217,6 +217,12 @@ func parked(st *engine.State) bool { return stateOf(st) == "parked" }
 
 // withOpenRun opens a run that is not over: the named one, else the oldest, and one that is parked after all others.
 func (a *app) withOpenRun(cmd *cobra.Command, args []string, do func(context.Context, *session, config.Chain, *engine.Run) error) error {
+	return a.checkOpenRun(cmd, args, nil, do)
+}
+
+// checkOpenRun is withOpenRun; what check refuses is left as it is.
+func (a *app) checkOpenRun(cmd *cobra.Command, args []string, check func(*engine.State, engine.Deps) error,
+	do func(context.Context, *session, config.Chain, *engine.Run) error) error {
 	ctx := cmd.Context()
 	s, err := a.open(ctx, cmd)
 	if err != nil {
@@ -241,6 +247,9 @@ func (a *app) withOpenRun(cmd *cobra.Command, args []string, do func(context.Con
 		return errNothingOpen
 	}
 	d, c, err := s.deps(ctx, st.Begun.Chain)
+	if err == nil && check != nil {
+		err = check(st, d)
+	}
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,10 @@ type ChainStatus struct {
 type ParkedRun struct {
 	Run    string    `json:"run"`
 	Since  time.Time `json:"since"`
-	Review string    `json:"review,omitempty"` // where; "" is by hand: `snapfw approve`
+	Review string    `json:"review,omitempty"` // where: an address, else the branch; "" is by hand: `snapfw approve`
+	Branch string    `json:"branch,omitempty"`
+	Base   string    `json:"base,omitempty"`
+	waits  string    // for what, and what to do then
 }
 
 // NodeStatus is one node of it.
@@ -143,7 +146,8 @@ func (s *session) chainStatus(ctx context.Context, name string, runs []*engine.S
 func (cs *ChainStatus) parked(st *engine.State) {
 	for _, n := range st.Nodes {
 		if n.Parked {
-			cs.Parked = append(cs.Parked, ParkedRun{Run: st.Run, Since: st.Started, Review: nodeSummary(n).Review})
+			s := nodeSummary(n)
+			cs.Parked = append(cs.Parked, ParkedRun{st.Run, st.Started, s.Review, s.Branch, s.Base, st.WaitsFor()})
 			return
 		}
 	}
@@ -230,11 +234,7 @@ func (a *app) printStatus(all []ChainStatus, now time.Time) {
 		open := cs.Open
 		for _, p := range cs.Parked {
 			open = slices.DeleteFunc(slices.Clone(open), func(run string) bool { return run == p.Run })
-			if p.Review == "" {
-				a.printf("  parked: %s; `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` lets it through\n", p.Run, p.Run, p.Run)
-				continue
-			}
-			a.printf("  parked: %s waits for the review at %s; once it is merged, `snapfw resume %s` publishes\n", p.Run, p.Review, p.Run)
+			a.printf("  parked: %s is %s\n", p.Run, p.waits)
 		}
 		if len(open) > 0 {
 			a.printf("  not over: %s; `snapfw resume` carries on\n", strings.Join(open, ", "))

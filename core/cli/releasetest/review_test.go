@@ -161,6 +161,17 @@ func TestReviewedWithGit(t *testing.T) {
 	if branch == "" || strings.Contains(branch, "\n") {
 		t.Fatalf("branches: %q", branch)
 	}
+	if s = w.summary(w.want(0, "", "show", s.Run, "--output", "json")); s.Nodes[0].Review != branch || s.Nodes[0].Base != base {
+		t.Errorf("the summary does not say where it is reviewed: %+v", s.Nodes[0])
+	}
+	next := "branch " + branch + " to be merged into " + base
+	w.want(0, next, "show", s.Run)
+	w.want(0, next, "status", "--chain", chainName)
+	facts := len(w.factsOf(s.Run))
+	w.want(3, "is reviewed on branch "+branch+": merge that into "+base, "approve", s.Run, "--reason", "read")
+	if r := w.want(0, "parked", "runs"); len(w.factsOf(s.Run)) != facts {
+		t.Errorf("a refused approval was written down: %s", r)
+	}
 	w.git("-C", clone, "fetch", "--quiet", "origin")
 	w.git("-C", clone, "merge", "--quiet", "--no-ff", "-m", "merge", "origin/"+branch)
 	w.git("-C", clone, "push", "--quiet", "origin", base)
