@@ -48,7 +48,8 @@ type NodeStatus struct {
 	Checks   []CheckStatus `json:"checks"`
 	Error    string        `json:"error,omitempty"`
 	Hold     time.Time     `json:"hold_until,omitzero"`
-	Owed     []string      `json:"owed"`               // what runs that are not over owe it
+	Owed     []string      `json:"owed"` // what runs that are not over owe it
+	pays     []string      // what pays each of them
 	LastGood time.Time     `json:"last_good,omitzero"` // when its newest published snapshot was captured
 }
 
@@ -187,7 +188,11 @@ func (ns *NodeStatus) fromRuns(chain string, runs []*engine.State) {
 			continue
 		}
 		for _, d := range n.Debts {
-			ns.Owed = append(ns.Owed, fmt.Sprintf("undo of %q (%s)", d.Step, st.Run))
+			pays := fmt.Sprintf("`snapfw resume %s` or `snapfw cancel %s` pays", st.Run, st.Run)
+			if d.Starts() {
+				pays = fmt.Sprintf("`snapfw up %s` pays", ns.Node)
+			}
+			ns.Owed, ns.pays = append(ns.Owed, fmt.Sprintf("undo of %q (%s)", d.Step, st.Run)), append(ns.pays, pays)
 		}
 	}
 }
@@ -271,8 +276,8 @@ func (a *app) printNodeTroubles(n NodeStatus) {
 	if !n.Hold.IsZero() {
 		a.printf("  %s: on hold until %s\n", n.Node, n.Hold.Format(time.RFC3339))
 	}
-	for _, o := range n.Owed {
-		a.printf("  %s: owed: %s; `snapfw up %s` pays\n", n.Node, o, n.Node)
+	for i, o := range n.Owed {
+		a.printf("  %s: owed: %s; %s\n", n.Node, o, n.pays[i])
 	}
 }
 

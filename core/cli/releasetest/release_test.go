@@ -167,6 +167,9 @@ func TestRejectedMeansNothingIsPublished(t *testing.T) {
 	w.github.Comment(n, "alice", "why did the hash change?")
 	w.github.CloseUnmerged(n)
 	w.want(3, "rejected", "resume", s.Run)
+	if r, node := w.want(0, "rejected", "show", s.Run), s.Nodes[0].Node+": "; strings.Contains(r.out, node+node) {
+		t.Errorf("it names the node twice: %s", r)
+	}
 	if w.published() != nil || len(w.site.Keys(".staged/")) > 0 {
 		t.Error("rejected, and something is published or staged")
 	}

@@ -74,7 +74,11 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	if n.Captured && n.inPlace() && (!isRefused(err) || n.committed()) {
 		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
-	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}))
+	f := Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err)}
+	if r.ctx.Err() != nil && strings.Contains(f.Err, context.Canceled.Error()) {
+		f.Err = n.Name + ": interrupted" // whoever is told has to see that nothing is broken
+	}
+	return errors.Join(err, r.fact(factFailed, n.Name, "", f))
 }
 
 // takeNode captures a node and lets it go, again where a step wants the node put back and looked at

@@ -197,7 +197,7 @@ func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o c
 		if lost = errors.Is(err, core.ErrCondition); lost || err == nil {
 			return nil
 		}
-		return fmt.Errorf("put %s: %w", key, err)
+		return about("put "+key, err)
 	})
 	if err == nil && lost {
 		return fmt.Errorf("%s was replaced by somebody else in this very moment: it is judged again when the run is resumed", key)

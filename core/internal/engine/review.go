@@ -176,7 +176,7 @@ func (r *Run) await(ctx context.Context, n *Node, list []byte) error {
 			}
 			return r.fact(factReviewed, n.Name, "", Reviewed{By: a.By, Why: a.Why})
 		case review.Rejected:
-			return &RefusedError{strings.TrimSpace(fmt.Sprintf("the review was rejected, so nothing is published: %s %s", a.By, a.Why))}
+			return &RefusedError{"the review was rejected, so nothing is published: " + strings.TrimSpace(a.By+" "+a.Why)}
 		}
 		left := r.Settings.Wait - r.Clock.Now().Sub(began)
 		if r.Settings.Wait >= 0 && left <= 0 {
