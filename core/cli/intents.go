@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -37,8 +38,8 @@ func (i *intentCommand) command(cmd *cobra.Command) *cobra.Command {
 		cmd.Flags().MarkHidden("publish")
 	}
 	if i.name == intentRelease {
-		cmd.Flags().StringVar(&i.wait, "wait", "", "wait for the review instead of parking: for a time, as 2h, or for as long as it takes")
-		cmd.Flags().Lookup("wait").NoOptDefVal = "forever"
+		cmd.Flags().StringVar(&i.wait, "wait", "", "wait for the review instead of parking: --wait=2h for a time, --wait alone for as long as it takes")
+		cmd.Flags().Lookup("wait").NoOptDefVal = waitForever
 	}
 	cmd.DisableFlagParsing, cmd.ValidArgsFunction = true, i.complete
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -174,6 +175,9 @@ func (i *intentCommand) words(in core.Intent, info core.IntentInfo, words []stri
 		return nil
 	}
 	at := slices.IndexFunc(info.Args, func(a core.ArgInfo) bool { return a.Type == "list" })
+	if _, err := time.ParseDuration(words[0]); at < 0 && err == nil && i.wait == waitForever {
+		return usage("%s takes no %q: write --wait=%s, with no space in between", info.Name, words[0], words[0])
+	}
 	if at < 0 {
 		return usage("%s takes no %q", info.Name, words[0])
 	}

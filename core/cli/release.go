@@ -40,12 +40,15 @@ check, the judge or the review, 4 locked by another run, 5 waiting for the revie
 	})
 }
 
+// waitForever is what --wait alone means.
+const waitForever = "forever"
+
 // parseWait reads --wait: nothing parks at once, "forever" waits, else a time.
 func parseWait(text string) (time.Duration, error) {
 	switch text {
 	case "":
 		return 0, nil
-	case "forever":
+	case waitForever:
 		return -1, nil
 	}
 	d, err := time.ParseDuration(text)
@@ -55,7 +58,7 @@ func parseWait(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// release carries on what is open, supersedes what waits for a review that nobody merged, and makes a new run.
+// release carries on what is open and makes a new run, which supersedes what waits for a review as soon as it has a list itself.
 func (s *session) release(ctx context.Context, d engine.Deps, c config.Chain, q asked, in core.Intent) error {
 	if err := s.canRun(ctx, c, d.Chain, q); err != nil {
 		return err
@@ -64,36 +67,10 @@ func (s *session) release(ctx context.Context, d engine.Deps, c config.Chain, q 
 	if err != nil {
 		return err
 	}
-	id := runID(c.Name)
-	switch {
-	case out.Closed:
-	case out.Exit == engine.ExitParked:
-		if err := s.supersede(ctx, d, c, id); err != nil {
-			return err
-		}
-	default:
+	if !out.Closed && out.Exit != engine.ExitParked {
 		return &exitError{out.Exit, fmt.Errorf("an earlier run is not over: %w", out.Err)}
 	}
-	return s.begin(ctx, d, c, id, q, in, true)
-}
-
-// supersede closes the runs that wait: a newer one takes their place.
-func (s *session) supersede(ctx context.Context, d engine.Deps, c config.Chain, by string) error {
-	open, err := engine.Open(s.journals(), c.Name)
-	if err != nil {
-		return err
-	}
-	for _, st := range open {
-		r, err := engine.Resume(d, st.Run)
-		if err != nil {
-			return err
-		}
-		s.view.Note("", fmt.Sprintf("%s waits for its review: this newer run supersedes it", st.Run))
-		if out := r.Cancel(ctx, "superseded by "+by, false); !out.Closed {
-			return &exitError{out.Exit, fmt.Errorf("supersede %s: %w", st.Run, out.Err)}
-		}
-	}
-	return nil
+	return s.begin(ctx, d, c, runID(c.Name), q, in, true)
 }
 
 // begin makes a run and walks it to its end.
@@ -155,13 +132,10 @@ func (a *app) approveCmd() *cobra.Command {
 		if strings.TrimSpace(reason) == "" {
 			return usage("approve needs --reason \"why\": it is recorded in the run")
 		}
-		return a.withOpenRun(cmd, args, func(_ context.Context, _ *session, _ config.Chain, r *engine.Run) error {
-			err := r.Approve(loginName(), strings.TrimSpace(reason))
-			var refused *engine.RefusedError
-			if errors.As(err, &refused) {
-				return &exitError{engine.ExitRefused, err}
-			}
-			if err != nil {
+		err := a.checkOpenRun(cmd, args, func(st *engine.State, d engine.Deps) error {
+			return st.Approvable(d.Review != nil)
+		}, func(_ context.Context, _ *session, _ config.Chain, r *engine.Run) error {
+			if err := r.Approve(loginName(), strings.TrimSpace(reason)); err != nil {
 				return err
 			}
 			if a.json() {
@@ -170,6 +144,11 @@ func (a *app) approveCmd() *cobra.Command {
 			a.printf("approved: `snapfw resume %s` publishes it\n", r.ID)
 			return nil
 		})
+		var refused *engine.RefusedError
+		if errors.As(err, &refused) {
+			return &exitError{engine.ExitRefused, err}
+		}
+		return err
 	}
 	return cmd
 }

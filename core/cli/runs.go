@@ -2,7 +2,9 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -79,7 +81,7 @@ func (a *app) showCmd() *cobra.Command {
 			}
 			st, err := engine.Load(s.journals(), args[0])
 			if err != nil {
-				return usage("%w; see `snapfw runs`", err)
+				return noRun(args[0], err)
 			}
 			r := past(st)
 			if a.json() {
@@ -93,7 +95,9 @@ func (a *app) showCmd() *cobra.Command {
 			a.printf("\n")
 			a.printTable(st)
 			for _, n := range r.Nodes {
-				if n.Review != "" {
+				if n.Base != "" {
+					a.printf("\nreviewed at %s, to be merged into %s\n", n.Review, n.Base)
+				} else if n.Review != "" {
 					a.printf("\nreviewed at %s\n", n.Review)
 				}
 				if n.Report != "" {
@@ -101,9 +105,20 @@ func (a *app) showCmd() *cobra.Command {
 				}
 			}
 			a.printTroubles(st, r)
+			if parked(st) {
+				a.printf("\n%s\n", st.WaitsFor())
+			}
 			return nil
 		},
 	}
+}
+
+// noRun is a usage error, whatever the reason why a journal can't be read.
+func noRun(run string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return usage("there is no run %q; see `snapfw runs`", run)
+	}
+	return usage("%w; see `snapfw runs`", err)
 }
 
 func (a *app) printTroubles(st *engine.State, r RunSummary) {
@@ -114,7 +129,7 @@ func (a *app) printTroubles(st *engine.State, r RunSummary) {
 	}
 	for _, n := range r.Nodes {
 		if n.Error != "" {
-			a.printf("\n%s: %s\n", n.Node, n.Error)
+			a.printf("\n%s: %s\n", n.Node, strings.TrimPrefix(n.Error, n.Node+": "))
 		}
 	}
 	if len(r.Notes) > 0 {
@@ -138,7 +153,7 @@ func (a *app) logsCmd() *cobra.Command {
 			}
 			facts, err := journal.Read(s.journals(), args[0])
 			if err != nil {
-				return usage("%w; see `snapfw runs`", err)
+				return noRun(args[0], err)
 			}
 			lines := json.NewEncoder(a.out)
 			for _, f := range facts {

@@ -164,13 +164,22 @@ func (a *app) resumeCmd() *cobra.Command {
 		Use: "resume [RUN]", Short: "carry on a run that is not over", Args: cobra.MaximumNArgs(1),
 		Long: `Carry on a run that is not over: what it owes is paid, and what it captured is uploaded and
 published. A node that was not captured is closed as failed: nobody's node is stopped
-by a run that came back. Without RUN: the oldest one that is not over.`,
+by a run that came back. Without RUN: the oldest one that is not over and waits for nobody, else the oldest that waits;
+where every run is over there is nothing to do, and the exit code is 0.`,
 	}
 	a.chainFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return a.withOpenRun(cmd, args, func(ctx context.Context, s *session, c config.Chain, r *engine.Run) error {
+		err := a.withOpenRun(cmd, args, func(ctx context.Context, s *session, c config.Chain, r *engine.Run) error {
 			return s.finish(c, r, r.Go(ctx))
 		})
+		if !errors.Is(err, errNothingOpen) {
+			return err
+		}
+		if a.json() { // a schedule that finds nothing to do did not fail
+			return a.printJSON(map[string]any{"run": nil})
+		}
+		a.printf("%v\n", err)
+		return nil
 	}
 	return cmd
 }
@@ -205,8 +214,18 @@ them, and resume carries on. --force gives up one that can't get through; releas
 	return cmd
 }
 
-// withOpenRun opens a run that is not over: the named one, else the oldest.
+var errNothingOpen = errors.New("every run is over; see `snapfw runs`")
+
+func parked(st *engine.State) bool { return stateOf(st) == "parked" }
+
+// withOpenRun opens a run that is not over: the named one, else the oldest, and one that is parked after all others.
 func (a *app) withOpenRun(cmd *cobra.Command, args []string, do func(context.Context, *session, config.Chain, *engine.Run) error) error {
+	return a.checkOpenRun(cmd, args, nil, do)
+}
+
+// checkOpenRun is withOpenRun; what check refuses is left as it is.
+func (a *app) checkOpenRun(cmd *cobra.Command, args []string, check func(*engine.State, engine.Deps) error,
+	do func(context.Context, *session, config.Chain, *engine.Run) error) error {
 	ctx := cmd.Context()
 	s, err := a.open(ctx, cmd)
 	if err != nil {
@@ -218,7 +237,9 @@ func (a *app) withOpenRun(cmd *cobra.Command, args []string, do func(context.Con
 	}
 	var st *engine.State
 	for _, o := range open {
-		if st == nil && (len(args) == 0 || o.Run == args[0]) {
+		switch {
+		case len(args) > 0 && o.Run != args[0]:
+		case st == nil, parked(st) && !parked(o): // a release that died beside one that waits may owe a node
 			st = o
 		}
 	}
@@ -226,9 +247,12 @@ func (a *app) withOpenRun(cmd *cobra.Command, args []string, do func(context.Con
 		if len(args) > 0 {
 			return usage("no run %s that is not over; see `snapfw runs`", args[0])
 		}
-		return usage("every run is over; see `snapfw runs`")
+		return errNothingOpen
 	}
 	d, c, err := s.deps(ctx, st.Begun.Chain)
+	if err == nil && check != nil {
+		err = check(st, d)
+	}
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,10 @@ type ChainStatus struct {
 type ParkedRun struct {
 	Run    string    `json:"run"`
 	Since  time.Time `json:"since"`
-	Review string    `json:"review,omitempty"` // where; "" is by hand: `snapfw approve`
+	Review string    `json:"review,omitempty"` // where: an address, else the branch; "" is by hand: `snapfw approve`
+	Branch string    `json:"branch,omitempty"`
+	Base   string    `json:"base,omitempty"`
+	waits  string    // for what, and what to do then
 }
 
 // NodeStatus is one node of it.
@@ -45,7 +48,8 @@ type NodeStatus struct {
 	Checks   []CheckStatus `json:"checks"`
 	Error    string        `json:"error,omitempty"`
 	Hold     time.Time     `json:"hold_until,omitzero"`
-	Owed     []string      `json:"owed"`               // what runs that are not over owe it
+	Owed     []string      `json:"owed"` // what runs that are not over owe it
+	pays     []string      // what pays each of them
 	LastGood time.Time     `json:"last_good,omitzero"` // when its newest published snapshot was captured
 }
 
@@ -143,7 +147,8 @@ func (s *session) chainStatus(ctx context.Context, name string, runs []*engine.S
 func (cs *ChainStatus) parked(st *engine.State) {
 	for _, n := range st.Nodes {
 		if n.Parked {
-			cs.Parked = append(cs.Parked, ParkedRun{Run: st.Run, Since: st.Started, Review: nodeSummary(n).Review})
+			s := nodeSummary(n)
+			cs.Parked = append(cs.Parked, ParkedRun{st.Run, st.Started, s.Review, s.Branch, s.Base, st.WaitsFor()})
 			return
 		}
 	}
@@ -183,7 +188,11 @@ func (ns *NodeStatus) fromRuns(chain string, runs []*engine.State) {
 			continue
 		}
 		for _, d := range n.Debts {
-			ns.Owed = append(ns.Owed, fmt.Sprintf("undo of %q (%s)", d.Step, st.Run))
+			pays := fmt.Sprintf("`snapfw resume %s` or `snapfw cancel %s` pays", st.Run, st.Run)
+			if d.Starts() {
+				pays = fmt.Sprintf("`snapfw up %s` pays", ns.Node)
+			}
+			ns.Owed, ns.pays = append(ns.Owed, fmt.Sprintf("undo of %q (%s)", d.Step, st.Run)), append(ns.pays, pays)
 		}
 	}
 }
@@ -230,11 +239,7 @@ func (a *app) printStatus(all []ChainStatus, now time.Time) {
 		open := cs.Open
 		for _, p := range cs.Parked {
 			open = slices.DeleteFunc(slices.Clone(open), func(run string) bool { return run == p.Run })
-			if p.Review == "" {
-				a.printf("  parked: %s; `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` lets it through\n", p.Run, p.Run, p.Run)
-				continue
-			}
-			a.printf("  parked: %s waits for the review at %s; once it is merged, `snapfw resume %s` publishes\n", p.Run, p.Review, p.Run)
+			a.printf("  parked: %s is %s\n", p.Run, p.waits)
 		}
 		if len(open) > 0 {
 			a.printf("  not over: %s; `snapfw resume` carries on\n", strings.Join(open, ", "))
@@ -271,8 +276,8 @@ func (a *app) printNodeTroubles(n NodeStatus) {
 	if !n.Hold.IsZero() {
 		a.printf("  %s: on hold until %s\n", n.Node, n.Hold.Format(time.RFC3339))
 	}
-	for _, o := range n.Owed {
-		a.printf("  %s: owed: %s; `snapfw up %s` pays\n", n.Node, o, n.Node)
+	for i, o := range n.Owed {
+		a.printf("  %s: owed: %s; %s\n", n.Node, o, n.pays[i])
 	}
 }
 

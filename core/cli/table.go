@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,7 +40,9 @@ type NodeSummary struct {
 	UploadedBytes int64   `json:"uploaded_bytes"`
 	Published     string  `json:"published,omitempty"`
 	Copy          string  `json:"copy,omitempty"`
-	Review        string  `json:"review,omitempty"` // where its list is reviewed
+	Review        string  `json:"review,omitempty"` // where its list is reviewed: an address, else the branch
+	Branch        string  `json:"branch,omitempty"` // that is reviewed
+	Base          string  `json:"base,omitempty"`   // that it is to be merged into
 	Report        string  `json:"report,omitempty"` // the judge's, Markdown
 	Error         string  `json:"error,omitempty"`
 }
@@ -82,7 +85,7 @@ func nodeSummary(n *engine.Node) NodeSummary {
 		s.Report = n.Judged.Report
 	}
 	if n.Proposed != nil {
-		s.Review = n.Proposed.URL
+		s.Review, s.Branch, s.Base = cmp.Or(n.Proposed.URL, n.Proposed.Branch), n.Proposed.Branch, n.Proposed.Base
 	}
 	if n.Stays && n.Plan != nil {
 		s.Copy = n.Plan.Data

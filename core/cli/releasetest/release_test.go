@@ -167,11 +167,20 @@ func TestRejectedMeansNothingIsPublished(t *testing.T) {
 	w.github.Comment(n, "alice", "why did the hash change?")
 	w.github.CloseUnmerged(n)
 	w.want(3, "rejected", "resume", s.Run)
+	if r, node := w.want(0, "rejected", "show", s.Run), s.Nodes[0].Node+": "; strings.Contains(r.out, node+node) {
+		t.Errorf("it names the node twice: %s", r)
+	}
 	if w.published() != nil || len(w.site.Keys(".staged/")) > 0 {
 		t.Error("rejected, and something is published or staged")
 	}
 	w.well()
 	again := w.release(5)
+	programs := w.chain["programs"]
+	w.chain["programs"] = table{"erigon": w.path("bin", "nothing")}
+	if r := w.snapfw("release", "--chain", chainName); r.exit == 0 || r.exit == 5 || !w.github.Pulls()[1].Open {
+		t.Errorf("a release that can't begin: %s; proposals: %+v", r, w.github.Pulls())
+	}
+	w.chain["programs"] = programs
 	newer := w.release(5) // supersedes the one before
 	if again.Run == newer.Run || w.github.Pulls()[1].Open || !w.github.Pulls()[2].Open {
 		t.Errorf("proposals: %+v", w.github.Pulls())

@@ -90,6 +90,7 @@ func TestSomebodyElsePublishes(t *testing.T) {
 // One release at a time; one that waits is cancelled, and one waits until it is merged.
 func TestWaitingReleases(t *testing.T) {
 	w := newWorld(t, options{local: true, still: true})
+	w.want(2, "write --wait=2h", "release", "--chain", chainName, "--wait", "2h")
 	cmd, out := w.begin("release", "--chain", chainName)
 	w.eventually("the first one is at work", func() bool { return w.moved("write the plan down") > 0 })
 	w.want(4, "", "release", "--chain", chainName)
@@ -140,6 +141,17 @@ func TestReviewedWithGit(t *testing.T) {
 	w.git("-C", clone, "add", "README.md")
 	w.git("-C", clone, "commit", "--quiet", "-m", "begin")
 	w.git("-C", clone, "push", "--quiet", "origin", base)
+	pid := w.pid()
+	for _, wrong := range []table{
+		{"kind": "git", "repo": "file://" + bare, "base": "release/9.9", "path": listKey},
+		{"kind": "git", "repo": "file://" + w.path("nothing.git"), "base": base, "path": listKey},
+	} {
+		w.chain["review"] = wrong
+		w.want(3, "put review: in the configuration right", "release", "--chain", chainName)
+	}
+	if w.pid() != pid {
+		t.Error("the node was stopped for a review that does not exist")
+	}
 	w.chain["review"] = table{"kind": "git", "repo": "file://" + bare, "base": base, "path": listKey}
 
 	s := w.release(5)
@@ -148,6 +160,17 @@ func TestReviewedWithGit(t *testing.T) {
 	branch := strings.TrimSpace(w.git("-C", bare, "for-each-ref", "--format=%(refname:short)", "refs/heads/Snapshot-Automation"))
 	if branch == "" || strings.Contains(branch, "\n") {
 		t.Fatalf("branches: %q", branch)
+	}
+	if s = w.summary(w.want(0, "", "show", s.Run, "--output", "json")); s.Nodes[0].Review != branch || s.Nodes[0].Base != base {
+		t.Errorf("the summary does not say where it is reviewed: %+v", s.Nodes[0])
+	}
+	next := "branch " + branch + " to be merged into " + base
+	w.want(0, next, "show", s.Run)
+	w.want(0, next, "status", "--chain", chainName)
+	facts := len(w.factsOf(s.Run))
+	w.want(3, "is reviewed on branch "+branch+": merge that into "+base, "approve", s.Run, "--reason", "read")
+	if r := w.want(0, "parked", "runs"); len(w.factsOf(s.Run)) != facts {
+		t.Errorf("a refused approval was written down: %s", r)
 	}
 	w.git("-C", clone, "fetch", "--quiet", "origin")
 	w.git("-C", clone, "merge", "--quiet", "--no-ff", "-m", "merge", "origin/"+branch)

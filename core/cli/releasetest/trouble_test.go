@@ -123,6 +123,9 @@ func TestBucketHasTroubles(t *testing.T) {
 	if !strings.Contains(r.err, "503") && !strings.Contains(r.err, "ServiceUnavailable") {
 		t.Errorf("it does not say why: %s", r)
 	}
+	if again := "put " + listKey + ": put"; strings.Contains(r.err, again) || strings.Contains(w.journal(run), again) {
+		t.Errorf("it says twice what was tried: %s", r)
+	}
 	if w.published() != nil {
 		t.Error("a list is published")
 	}

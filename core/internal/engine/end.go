@@ -74,7 +74,11 @@ func (r *Run) nodeFailed(n *Node, m move, err error) error {
 	if n.Captured && n.inPlace() && (!isRefused(err) || n.committed()) {
 		return errors.Join(err, r.fact(factStuck, n.Name, "", Failure{Move: m.name, Err: err.Error()}))
 	}
-	return errors.Join(err, r.fact(factFailed, n.Name, "", Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err), Usage: fieldErrors(err)}))
+	f := Failure{Move: m.name, Err: err.Error(), Refused: isRefused(err), Usage: fieldErrors(err)}
+	if r.ctx.Err() != nil && strings.Contains(f.Err, context.Canceled.Error()) {
+		f.Err = n.Name + ": interrupted" // whoever is told has to see that nothing is broken
+	}
+	return errors.Join(err, r.fact(factFailed, n.Name, "", f))
 }
 
 // takeNode captures a node and lets it go, again where a step wants the node put back and looked at
@@ -406,18 +410,25 @@ func (r *Run) wayOn(n *Node) string {
 	return fmt.Sprintf("what was done stays: `snapfw resume %s` carries on, `snapfw cancel %s` gives it up", r.ID, r.ID)
 }
 
-// waitsFor tells people what a parked run waits for.
-func (r *Run) waitsFor() string {
-	for _, n := range r.state.Nodes {
+func (r *Run) waitsFor() string { return r.state.WaitsFor() }
+
+// WaitsFor tells people what a parked run waits for, and what to do then; "" if it is not parked.
+func (s *State) WaitsFor() string {
+	parked := false
+	for _, n := range s.Nodes {
+		parked = parked || n.Parked
 		switch {
 		case !n.Parked:
 		case n.Proposed.URL != "":
-			return fmt.Sprintf("waiting for the review at %s: once it is merged, `snapfw resume %s` publishes", n.Proposed.URL, r.ID)
+			return fmt.Sprintf("waiting for the review at %s: once it is merged, `snapfw resume %s` publishes", n.Proposed.URL, s.Run)
 		case n.Proposed.Branch != "":
-			return fmt.Sprintf("waiting for branch %s to be merged into %s: then `snapfw resume %s` publishes", n.Proposed.Branch, n.Proposed.Base, r.ID)
+			return fmt.Sprintf("waiting for branch %s to be merged into %s: then `snapfw resume %s` publishes", n.Proposed.Branch, n.Proposed.Base, s.Run)
 		}
 	}
-	return fmt.Sprintf("waiting for somebody: `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` and then `snapfw resume %s` publish", r.ID, r.ID, r.ID)
+	if !parked {
+		return ""
+	}
+	return fmt.Sprintf("waiting for somebody: `snapfw show %s` has the report, `snapfw approve %s --reason \"…\"` and then `snapfw resume %s` publish", s.Run, s.Run, s.Run)
 }
 
 // forced says why conditions or a judge were bypassed, for whoever is told how it ended.

@@ -147,6 +147,8 @@ type Run struct {
 	told     map[string]bool
 	readings readings
 	away     error // why a node that is captured got no further, where that is nobody's verdict: a machine that was not reached
+
+	superseding sync.Mutex // held while older runs are closed
 }
 
 // New begins a run: its journal is made and says what was asked for.

@@ -307,6 +307,9 @@ func TestGivenUpWhileTheNodeIsDown(t *testing.T) {
 	if !h.up || h.copied != 0 || len(h.ended) == 0 || !out.Closed {
 		t.Errorf("up %v, copy of %d, ended %v, closed %v", h.up, h.copied, h.ended, out.Closed)
 	}
+	if len(p.news) != 1 || p.news[0].Text != "take the copy: node0: interrupted" {
+		t.Errorf("told: %+v", p.news)
+	}
 	if err := w.safe(); err != nil {
 		t.Error(err)
 	}

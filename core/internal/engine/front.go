@@ -104,12 +104,49 @@ func (r *Run) seen(ctx context.Context, s *Sink, key string, want []byte) error 
 	}
 }
 
-func (f front) reads(ctx context.Context, key string, want []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// tryFronts sees that something answers where consumers read. It asks for what is published already: a cache would keep
+// the answer that a key is not there.
+func (r *Run) tryFronts(ctx context.Context, n *Node) error {
+	body, named, _, err := r.published(ctx, n)
+	if err != nil || body == nil {
+		return nil // the judge reads it too, and says what is wrong with it
+	}
+	asked := map[*Sink]string{r.lists(): n.Plan.Publish.Pointer}
+	if _, ok := asked[r.Sink]; !ok && len(named) > 0 {
+		asked[r.Sink] = keyOf(n, named[0].Name)
+	}
+	for s, key := range asked {
+		f, err := r.front(ctx, s)
+		if err != nil || f.url == "" {
+			return err
+		}
+		err = r.retryTimes(ctx, n, "try "+f.url, probeTries, func() error { return f.answers(ctx, key) })
+		if err != nil && ctx.Err() == nil {
+			return &RefusedError{fmt.Sprintf("nobody answers where consumers read: %v; put the address of sink %s right, or what stands behind it; no node was stopped", err, s.Name)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers is content with any answer: what it says is for the proof.
+func (f front) answers(ctx context.Context, key string) error {
+	res, cancel, err := f.ask(ctx, http.MethodHead, key)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.address(key), nil)
 	if err != nil {
 		return err
+	}
+	return res.Body.Close()
+}
+
+// ask sends a request as consumers do; the answer's body is read before cancel.
+func (f front) ask(ctx context.Context, method, key string) (*http.Response, context.CancelFunc, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	req, err := http.NewRequestWithContext(ctx, method, f.address(key), nil)
+	if err != nil {
+		return nil, cancel, err
 	}
 	if f.header != "" {
 		req.Header.Set(f.header, f.value)
@@ -118,7 +155,16 @@ func (f front) reads(ctx context.Context, key string, want []byte) error {
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", f.address(key), err)
+		err = fmt.Errorf("read %s: %w", f.address(key), err)
+	}
+	return res, cancel, err
+}
+
+func (f front) reads(ctx context.Context, key string, want []byte) error {
+	res, cancel, err := f.ask(ctx, http.MethodGet, key)
+	defer cancel()
+	if err != nil {
+		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {

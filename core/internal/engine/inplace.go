@@ -262,6 +262,9 @@ func (r *Run) sendChanges(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
+	if err := r.supersede(ctx); err != nil {
+		return err
+	}
 	some, err := r.choose(ctx, n, p)
 	if err != nil {
 		return err

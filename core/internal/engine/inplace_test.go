@@ -133,8 +133,11 @@ func (d deskOf) Look(context.Context, review.Opened) (a review.Answer, err error
 			d.w.desk.merge()
 		}
 		a = review.Answer{State: d.w.desk.state, By: "somebody"}
-		if a.State == "merged" {
+		switch a.State {
+		case "merged":
 			a.Body = d.w.desk.head
+		case "rejected":
+			a.By, a.Why = "", "its branch was deleted"
 		}
 	})
 	return a, err
@@ -159,7 +162,7 @@ func (p *process) listDeps(unsafe string) Deps {
 func (p *process) release(d Deps, in core.Intent) (Outcome, error) {
 	defer p.cancel()
 	out, err := CarryOn(p.ctx, d, "chain")
-	if err != nil || !out.Closed {
+	if err != nil || !out.Closed && (out.Exit != ExitParked || !p.supersedes) {
 		return out, err
 	}
 	p.w.mu.Lock()
@@ -329,7 +332,7 @@ func TestReleaseThatIsRejectedPublishesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := r.Go(p.ctx)
-	if out.Exit != ExitRefused || !strings.Contains(fmt.Sprint(out.Err), "rejected") || !out.Closed {
+	if out.Exit != ExitRefused || !strings.Contains(fmt.Sprint(out.Err), "rejected, so nothing is published: its branch was deleted") || !out.Closed {
 		t.Fatalf("%+v", out)
 	}
 	for key, body := range before {

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -16,8 +17,9 @@ import (
 const runTime = `[0-9]{8}-[0-9]{6}-[a-z0-9]+`
 
 const (
-	probeFile = "probe.txt"
-	probeLife = time.Hour // that of a preflight is over long before
+	probeTries = 2 // nothing is lost yet, and somebody waits for the answer
+	probeFile  = "probe.txt"
+	probeLife  = time.Hour // that of a preflight is over long before
 )
 
 // probePrefix is under which key a run's probe lies, beside the pointer.
@@ -26,10 +28,16 @@ func probePrefix(n *Node, run string) string {
 }
 
 // preflight copies a probe file with the real upload command, from the node's machine, reads it
-// back and deletes it: a missing program or a wrong credential shows before a node is stopped.
+// back and deletes it: a missing program or a wrong credential shows before a node is stopped. So does a review that
+// can't be read, and an address where nobody answers.
 func (r *Run) preflight(ctx context.Context, n *Node) error {
 	if !r.publishes() || n.Captured {
 		return nil
+	}
+	if n.inPlace() {
+		if err := errors.Join(r.tryReview(ctx, n), r.tryFronts(ctx, n)); err != nil {
+			return err
+		}
 	}
 	dir := path.Join(path.Dir(n.Plan.Data), "probe")
 	prefix := probePrefix(n, r.ID)

@@ -142,7 +142,7 @@ func (r *Run) send(ctx context.Context, m Machine, n *Node, s shipment) (*core.S
 	var sent *core.Sent
 	tries := r.Settings.UploadTries
 	if !n.Captured {
-		tries = min(tries, 2) // of a probe: nothing is lost yet, and somebody waits for the answer
+		tries = min(tries, probeTries)
 	}
 	err = r.retryTimes(ctx, n, "upload", tries, func() error {
 		res, err := r.do(ctx, sm, n, phaseUpload+"."+s.what, job, secret)
@@ -186,7 +186,8 @@ func (r *Run) retryTimes(ctx context.Context, n *Node, what string, tries int, f
 		if n != nil {
 			name = n.Name
 		}
-		if nerr := r.note(name, "%s, try %d: %v; tried again in %s", what, try, err, wait); nerr != nil {
+		why := strings.TrimPrefix(err.Error(), what+": ")
+		if nerr := r.note(name, "%s, try %d: %s; tried again in %s", what, try, why, wait); nerr != nil {
 			return nerr
 		}
 		if err := r.Clock.Sleep(ctx, wait); err != nil {
@@ -196,10 +197,18 @@ func (r *Run) retryTimes(ctx context.Context, n *Node, what string, tries int, f
 	}
 }
 
+// about says what was tried, unless the sink has.
+func about(what string, err error) error {
+	if strings.HasPrefix(err.Error(), what+": ") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 func (r *Run) put(ctx context.Context, key string, body []byte) error {
 	return r.retry(ctx, nil, "put "+key, func() error {
 		if _, err := r.Sink.Put(ctx, r.Sink.Target, key, body, core.Condition{}); err != nil {
-			return fmt.Errorf("put %s: %w", key, err)
+			return about("put "+key, err)
 		}
 		return nil
 	})
@@ -222,7 +231,7 @@ func (r *Run) getFrom(ctx context.Context, s *Sink, key string) (body []byte, o 
 			body = []byte{} // it is there, and empty
 		}
 		if err != nil {
-			return fmt.Errorf("get %s: %w", key, err)
+			return about("get "+key, err)
 		}
 		return nil
 	})

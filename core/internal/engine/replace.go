@@ -197,7 +197,7 @@ func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o c
 		if lost = errors.Is(err, core.ErrCondition); lost || err == nil {
 			return nil
 		}
-		return fmt.Errorf("put %s: %w", key, err)
+		return about("put "+key, err)
 	})
 	if err == nil && lost {
 		return fmt.Errorf("%s was replaced by somebody else in this very moment: it is judged again when the run is resumed", key)
@@ -205,8 +205,8 @@ func (r *Run) putList(ctx context.Context, s *Sink, key string, list []byte, o c
 	return err
 }
 
-// clearStages empties the stages of this chain's runs. There is no other one that is open: a newer run
-// supersedes those that wait.
+// clearStages empties the stages of this chain's runs. Only a run that has one does it, and no other one that is open has:
+// a newer run supersedes those that wait before it chooses.
 func (r *Run) clearStages(ctx context.Context) error {
 	// Another chain's name may begin with this one's.
 	ours := regexp.MustCompile("^" + regexp.QuoteMeta(stageRoot+"/"+r.state.Begun.Chain+"-") + runTime + "/")

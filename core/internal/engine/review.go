@@ -44,6 +44,24 @@ func (r *Run) reviewHead(ctx context.Context) (body []byte, err error) {
 	return body, err
 }
 
+// tryReview reads what is under review, as the judge and a proposal will when the node was stopped.
+func (r *Run) tryReview(ctx context.Context, n *Node) error {
+	if r.Review == nil {
+		return nil
+	}
+	err := r.retryTimes(ctx, n, "read what is under review", probeTries, func() error {
+		_, err := r.Review.Published(ctx)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the first list is still to be merged
+		}
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		return &RefusedError{fmt.Sprintf("the place of the review can't be read: %v; put review: in the configuration right (repo, base, token) or make that branch; no node was stopped", err)}
+	}
+	return err
+}
+
 // review proposes the list and waits until somebody lets it through, or parks the run. A list that is
 // published already needs nobody.
 func (r *Run) review(ctx context.Context, n *Node) error {
@@ -158,7 +176,7 @@ func (r *Run) await(ctx context.Context, n *Node, list []byte) error {
 			}
 			return r.fact(factReviewed, n.Name, "", Reviewed{By: a.By, Why: a.Why})
 		case review.Rejected:
-			return &RefusedError{strings.TrimSpace(fmt.Sprintf("the review was rejected, so nothing is published: %s %s", a.By, a.Why))}
+			return &RefusedError{"the review was rejected, so nothing is published: " + strings.TrimSpace(a.By+" "+a.Why)}
 		}
 		left := r.Settings.Wait - r.Clock.Now().Sub(began)
 		if r.Settings.Wait >= 0 && left <= 0 {
@@ -186,20 +204,40 @@ func (r *Run) answer(ctx context.Context, n *Node) (a review.Answer, err error) 
 	return a, err
 }
 
+// Approvable refuses to let a run's list through that waits for nobody, or where a review place is configured.
+func (s *State) Approvable(reviewed bool) error {
+	n := s.waiting()
+	switch {
+	case n == nil:
+		return &RefusedError{fmt.Sprintf("run %s waits for nobody", s.Run)}
+	case !reviewed:
+		return nil
+	case n.Proposed.URL != "":
+		return &RefusedError{fmt.Sprintf("run %s is reviewed at %s: merge it there", s.Run, n.Proposed.URL)}
+	case n.Proposed.Branch != "":
+		return &RefusedError{fmt.Sprintf("run %s is reviewed on branch %s: merge that into %s", s.Run, n.Proposed.Branch, n.Proposed.Base)}
+	}
+	return &RefusedError{fmt.Sprintf("run %s was proposed by hand, and a review is configured by now: release again", s.Run)}
+}
+
+// waiting returns the node whose list waits for somebody, or nil.
+func (s *State) waiting() *Node {
+	for _, n := range s.Nodes {
+		if n.Proposed != nil && n.Reviewed == nil && n.Failed == nil {
+			return n
+		}
+	}
+	return nil
+}
+
 // Approve records that somebody lets the list of a parked run through, where no review place is configured.
 func (r *Run) Approve(by, reason string) error {
 	defer r.journal.Close()
 	defer r.unlock()
-	for _, n := range r.state.Nodes {
-		if n.Proposed == nil || n.Reviewed != nil || n.Failed != nil {
-			continue
-		}
-		if r.Review != nil {
-			return &RefusedError{fmt.Sprintf("run %s is reviewed at %s: merge it there", r.ID, n.Proposed.URL)}
-		}
-		return r.fact(factApproved, n.Name, "", Reviewed{By: by, Why: reason})
+	if err := r.state.Approvable(r.Review != nil); err != nil {
+		return err
 	}
-	return &RefusedError{fmt.Sprintf("run %s waits for nobody", r.ID)}
+	return r.fact(factApproved, r.state.waiting().Name, "", Reviewed{By: by, Why: reason})
 }
 
 // withdraw closes the proposal of a run that ends without it.

@@ -83,6 +83,9 @@ type Debt struct {
 	Undo  core.Command `json:"undo"`
 }
 
+// Starts tells whether the undo starts a node: `snapfw up` pays it. The others are paid when the run is carried on or closed.
+func (d Debt) Starts() bool { return d.Phase == phaseFreeze }
+
 // Doing is a job that is about to be started.
 type Doing struct {
 	Job  string   `json:"job"`

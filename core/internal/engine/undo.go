@@ -244,12 +244,8 @@ func (r *Run) leftBehind(ctx context.Context) error {
 			}
 		}
 	}
+	r.unlockNodes(giveBack)
 	for _, n := range r.state.Nodes {
-		r.unlocks = append(r.unlocks, func() { // the process that took it is gone
-			if m, err := r.machine(giveBack, n); err == nil && m.Unlock(giveBack, r.lockName(n), r.ID) != nil {
-				r.View.Note(n.Name, "its lock stays until its lease is over")
-			}
-		})
 		if n.Captured || n.Failed != nil || n.Skipped != "" {
 			continue
 		}
@@ -259,6 +255,17 @@ func (r *Run) leftBehind(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// unlockNodes has release or Up give back the locks on the machines: the process that took them is gone.
+func (r *Run) unlockNodes(ctx context.Context) {
+	for _, n := range r.state.Nodes {
+		r.unlocks = append(r.unlocks, func() {
+			if m, err := r.machine(ctx, n); err == nil && m.Unlock(ctx, r.lockName(n), r.ID) != nil {
+				r.View.Note(n.Name, "its lock stays until its lease is over")
+			}
+		})
+	}
 }
 
 // Up pays every undo of Freeze that is owed, on one node or on all, sees the nodes come

@@ -236,6 +236,8 @@ type process struct {
 	cancel context.CancelFunc
 	ctx    context.Context
 	news   []News
+
+	supersedes bool // its release goes on beside one that is parked, as the command line's does
 }
 
 var errDead = errors.New("this process is dead")
