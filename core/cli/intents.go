@@ -87,6 +87,9 @@ func (i *intentCommand) parseAndRun(cmd *cobra.Command, args []string) error {
 	if wantsHelp {
 		if i.name == "" {
 			cmd.Use = fmt.Sprintf("fix --chain %s %s", c.Name, info.Name)
+			if at := wordsOf(info); at >= 0 {
+				cmd.Use += fmt.Sprintf(" [%s…]", strings.ToUpper(info.Args[at].Name))
+			}
 			cmd.Long = info.Name + ": " + info.Summary + ".\n\n" + cmd.Long
 		}
 		return cmd.Help()
@@ -169,12 +172,17 @@ func argValue(flags *pflag.FlagSet, arg core.ArgInfo) string {
 	return flags.Lookup(arg.Name).Value.String()
 }
 
+// wordsOf is which of its arguments the words after a repair's name are; -1 where it takes none.
+func wordsOf(info core.IntentInfo) int {
+	return slices.IndexFunc(info.Args, func(a core.ArgInfo) bool { return a.Type == "list" })
+}
+
 // words are the values of the intent's first list.
 func (i *intentCommand) words(in core.Intent, info core.IntentInfo, words []string) error {
 	if len(words) == 0 {
 		return nil
 	}
-	at := slices.IndexFunc(info.Args, func(a core.ArgInfo) bool { return a.Type == "list" })
+	at := wordsOf(info)
 	if _, err := time.ParseDuration(words[0]); at < 0 && err == nil && i.wait == waitForever {
 		return usage("%s takes no %q: write --wait=%s, with no space in between", info.Name, words[0], words[0])
 	}

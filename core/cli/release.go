@@ -99,7 +99,7 @@ func (a *app) fixCmd() *cobra.Command {
 	}
 	return i.command(&cobra.Command{
 		Use: "fix --chain NAME INTENT", Short: "carry out a repair that the driver can plan",
-		Long: `Carry out a repair of a node: it is stopped and started again as for a snapshot, and every step has its undo.
+		Long: `Carry out a repair of a node: where it has to stop, it is stopped and started again as for a snapshot. Every step has its undo.
 Without INTENT: the driver's repairs. With INTENT --help: its flags.`,
 		Example: "  snapfw fix --chain mychain\n  snapfw fix --chain mychain index",
 	})

@@ -39,6 +39,7 @@ type NodeSummary struct {
 	UploadedFiles int     `json:"uploaded_files"`
 	UploadedBytes int64   `json:"uploaded_bytes"`
 	Published     string  `json:"published,omitempty"`
+	NothingNew    bool    `json:"nothing_new,omitempty"` // it was published before
 	Copy          string  `json:"copy,omitempty"`
 	Review        string  `json:"review,omitempty"` // where its list is reviewed: an address, else the branch
 	Branch        string  `json:"branch,omitempty"` // that is reviewed
@@ -65,7 +66,7 @@ func summary(st *engine.State, out engine.Outcome) RunSummary {
 }
 
 func nodeSummary(n *engine.Node) NodeSummary {
-	s := NodeSummary{Node: n.Name, State: nodeState(n), Height: n.Kept["height"], Hash: n.Kept["hash"], Files: n.Files, Bytes: n.Bytes}
+	s := NodeSummary{Node: n.Name, State: nodeState(n), NothingNew: n.NothingNew(), Height: n.Kept["height"], Hash: n.Kept["hash"], Files: n.Files, Bytes: n.Bytes}
 	if n.Up != nil {
 		s.DownSeconds = n.Up.Down.Seconds()
 	}
@@ -151,6 +152,8 @@ func (a *app) printTable(st *engine.State) {
 			uploaded = fmt.Sprintf("%s in %s", manifest.Size(s.UploadedBytes), files(s.UploadedFiles))
 		}
 		switch {
+		case s.NothingNew:
+			where = s.Published + ": nothing new, published already"
 		case s.Published != "":
 			where = s.Published
 		case s.Copy != "":

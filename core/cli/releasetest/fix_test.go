@@ -144,6 +144,7 @@ func TestFixTellsBeforehand(t *testing.T) {
 	if help := w.fix(0, "--rebuild", "index", "--help"); !strings.Contains(help.out, "build the indexes that are missing") {
 		t.Errorf("the help does not say what it is: %s", help)
 	}
+	w.fix(0, "regen [DOMAIN…]", "regen", "--help")
 	w.fix(2, `no repair "nonsense"`, "nonsense")
 	w.fix(2, "--nonsense", "index", "--nonsense")
 	w.fix(2, "takes no", "retire", "something")

@@ -198,7 +198,7 @@ func TestApprovedByHand(t *testing.T) {
 	w.want(0, "snapfw resume", "approve", s.Run, "--reason", "read it")
 	w.want(0, listKey, "resume", s.Run)
 	w.whole()
-	if r := w.want(0, "", "release", "--chain", chainName); strings.Contains(r.err, "snapfw approve") {
+	if r := w.want(0, listKey+": nothing new", "release", "--chain", chainName); strings.Contains(r.err, "snapfw approve") {
 		t.Errorf("nothing is new, and somebody is asked: %s", r)
 	}
 }

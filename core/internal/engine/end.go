@@ -251,6 +251,8 @@ func (r *Run) announce(ctx context.Context) error {
 				return err
 			}
 		case n.Promoted && n.Aging != nil:
+		case n.NothingNew():
+			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s: nothing new, it is published already%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted && n.inPlace():
 			r.tell(ctx, News{Kind: NewsDone, Run: r.ID, Node: n.Name, Text: fmt.Sprintf("%s is published%s", n.Uploaded.Pointer, r.forced())})
 		case n.Promoted:

@@ -22,6 +22,13 @@ type Reviewed struct {
 	Why string `json:"why,omitempty"`
 }
 
+const publishedAlready = "it is published already"
+
+// NothingNew tells whether the list that a node ended with was published before.
+func (n *Node) NothingNew() bool {
+	return n.Promoted && n.Reviewed != nil && n.Reviewed.Why == publishedAlready
+}
+
 // Chosen is what a run sends, and the sums of what it keeps in its stage.
 type Chosen struct {
 	Files    int               `json:"files"`
@@ -86,7 +93,7 @@ func (r *Run) review(ctx context.Context, n *Node) error {
 		return err
 	}
 	if same {
-		return r.fact(factReviewed, n.Name, "", Reviewed{By: "nobody", Why: "it is published already"})
+		return r.fact(factReviewed, n.Name, "", Reviewed{By: "nobody", Why: publishedAlready})
 	}
 	// A proposal that was opened and not completed (a reviewer whom nobody knows) is completed; that opens no second one.
 	if n.Proposed == nil || n.Parks == 0 {
