@@ -31,7 +31,8 @@ judge the change against what is published, upload what differs, propose the new
 park (exit code 5). Once the list is merged or approved, ` + "`snapfw resume`" + `, or the next release, judges again,
 moves what replaces published files, proves it through the address that consumers use, and publishes the list.
 
-Nothing that is published is overwritten before the review is through. The flags below that are
+Nothing that is published is overwritten before the review is through. A release that waits for its review is
+superseded by a newer one once that has a list of its own, judged and ready to be sent. The flags below that are
 the chain's own are shown with --chain NAME --help.
 
 Exit codes: 0 done or nothing new, 1 failed and every node is up, 2 usage or configuration, 3 refused by a
