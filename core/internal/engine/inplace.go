@@ -364,5 +364,16 @@ func (r *Run) putObjects(ctx context.Context, n *Node, known manifest.Objects) e
 	if err != nil {
 		return err
 	}
-	return r.put(ctx, objectsKey(n), body)
+	if err := r.put(ctx, objectsKey(n), body); err != nil {
+		return err
+	}
+	r.stored(n, objectsKey(n), body)
+	return nil
+}
+
+// stored keeps what this process listed true after it has put a small object of a release's own.
+func (r *Run) stored(n *Node, key string, body []byte) {
+	if n.there != nil {
+		n.there[key] = core.Object{Key: key, Size: int64(len(body)), Modified: r.Clock.Now()}
+	}
 }

@@ -85,16 +85,19 @@ type copyBucket struct{ bucket }
 func (b copyBucket) Copy(_ context.Context, _ core.Target, moves []core.Move) iter.Seq2[core.Move, error] {
 	return func(yield func(core.Move, error) bool) {
 		for _, m := range moves {
-			var missing bool
+			var wrong error
 			err := b.touch(func() {
 				body, ok := b.w.bucket[m.From]
-				if missing = !ok; ok {
+				switch {
+				case !ok:
+					wrong = fmt.Errorf("%s: %w", m.From, fs.ErrNotExist)
+				case m.Size != 0 && m.Size != int64(len(body)): // as our sinks do
+					wrong = fmt.Errorf("%s has %d bytes instead of %d", m.From, len(body), m.Size)
+				default:
 					b.w.bucket[m.To] = body
 				}
 			})
-			if missing {
-				err = errors.Join(err, fmt.Errorf("%s: %w", m.From, fs.ErrNotExist))
-			}
+			err = errors.Join(err, wrong)
 			if !yield(m, err) || err != nil {
 				return
 			}

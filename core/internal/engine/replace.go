@@ -169,6 +169,9 @@ func (r *Run) promoteList(ctx context.Context, n *Node) error {
 		if err := r.putList(ctx, s, key, list, o); err != nil {
 			return err
 		}
+		if s == r.Sink {
+			r.stored(n, key, list)
+		}
 	}
 	if now, _, err = r.getFrom(ctx, s, key); err != nil {
 		return err
