@@ -4,42 +4,15 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
-
-	"github.com/snapfw/snapfw/sinks/r2/r2test"
 )
-
-// newLargeWorld is newWorld, local, still and reviewed by hand, with a few files of several MiB.
-func newLargeWorld(t *testing.T) *world {
-	t.Helper()
-	t.Parallel()
-	w := &world{t: t, dir: t.TempDir()}
-	w.datadir = w.path("erigon")
-	for _, d := range []string{"home", "bin", "host"} {
-		if err := os.Mkdir(w.path(d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"erigon", "integration", "downloader"} {
-		if err := os.Symlink(programs.Path("snapfw-erigon-devnet"), w.path("bin", name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.must(w.command(programs.Path("snapfw-erigon-devnet"), "fill", "--datadir", w.datadir,
-		"--blocks", "112000", "--steps", "7", "--slots", "20", "--unit-bytes", "131072", "--max-bytes", "14000000"))
-	w.site = r2test.New(t)
-	o := options{local: true, still: true, byHand: true}
-	w.start(o)
-	w.configure(o)
-	return w
-}
 
 // A bucket that another tool filled is taken over as it is: what is published has the files' bytes and none of our
 // metadata, and nobody remembers it. Files are compared, not sent, whether they were stored in one piece or in parts.
 func TestForeignBucketIsTakenOver(t *testing.T) {
-	w := newLargeWorld(t)
+	w := newWorld(t, options{local: true, still: true, byHand: true, // with a few files of several MiB
+		fill: []string{"--blocks", "112000", "--steps", "7", "--slots", "20", "--unit-bytes", "131072", "--max-bytes", "14000000"}})
 	publish := func(exit int) (received int64, ops map[string]int) {
 		t.Helper()
 		w.site.Took()

@@ -50,12 +50,13 @@ type world struct {
 }
 
 type options struct {
-	byHand bool   // no GitHub
-	local  bool   // no sshd
-	behave string // what the stand-in does wrong
-	blocks int    // 0 is 112,000
-	still  bool   // the node makes no files of its own, and few blocks
-	files  int    // at least so many tiny files, instead of blocks
+	byHand bool     // no GitHub
+	local  bool     // no sshd
+	behave string   // what the stand-in does wrong
+	blocks int      // 0 is 112,000
+	still  bool     // the node makes no files of its own, and few blocks
+	files  int      // at least so many tiny files, instead of blocks
+	fill   []string // what the stand-in is told to fill the datadir with, instead of either
 }
 
 func newWorld(t testing.TB, o options) *world {
@@ -81,6 +82,9 @@ func newWorld(t testing.TB, o options) *world {
 	size := []string{"--blocks", fmt.Sprint(o.blocks), "--steps", "70"}
 	if o.files > 0 {
 		size = []string{"--files", fmt.Sprint(o.files)}
+	}
+	if len(o.fill) > 0 {
+		size = o.fill
 	}
 	w.must(w.command(programs.Path("snapfw-erigon-devnet"), append([]string{"fill", "--datadir", w.datadir}, size...)...))
 	w.site = r2test.New(t)
